@@ -1,0 +1,477 @@
+"""What actors share: the policy, and the actor that turns steps into blocks and prioritised windows.
+
+A turn is one step of all E environments of an actor, with one batched forward pass. Nothing here
+knows which agent it acts for: the network gives values [E, A] and a recurrent state, and the agent
+lends the function that makes absolute TD errors of them, the learner's own (trap 12).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from recollect.agents.learning import FlatParameters
+from recollect.envs.vector import VectorEnv
+from recollect.maths import exploration, philox, priorities
+from recollect.networks.recurrent_q import QNetwork
+from recollect.parameters import Parameters, Version
+from recollect.replay.blocks import Block, BlockSpec
+from recollect.replay.store import Item, Replay
+from recollect.replay.windows import Windows
+from recollect.types import ActionSpec, Array, EnvSpec, Metrics, Observation, VectorStep
+
+AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
+"""(values [T + 1, A], actions [T], rewards [T], discounts [T]) -> absolute TD errors [T]."""
+
+SLOT_BITS, EPISODE_BITS = 23, 32
+
+
+def episode_uid(epoch: int, slot: int, episode: int) -> int:
+    """One number for an episode, unique over a run's epochs and global slots."""
+    return ((epoch << SLOT_BITS) + slot << EPISODE_BITS) + episode
+
+
+def epsilon_greedy_actions(values: Array, epsilon: Array, draws: Array) -> Array:
+    """Epsilon-greedy actions [E] from values [E, A] and uniforms `draws` [E, 2]."""
+    return exploration.epsilon_greedy(values, epsilon, draws[:, 0], draws[:, 1])
+
+
+@dataclass
+class Carry:
+    """What a policy keeps between steps of E slots."""
+
+    previous_action: Array  # [E] or [E, A]: NO_ACTION or zeros at an episode's start
+    previous_reward: Array  # [E] float32: 0 at an episode's start
+    recurrent_state: Array  # [E, H] float32: before the observation that comes next
+
+
+class Policy:
+    """A network that acts, in training, evaluation and export alike (trap 31).
+
+    Slots are computed in chunks of exactly `ROWS` rows, the slot with global number g always in row
+    g modulo `ROWS`: matrix kernels round differently for other sizes, so this is what makes an
+    actor's experience independent, bit for bit, of how many slots share its process.
+
+    Args:
+        network: see `QNetwork`; the policy takes it over and loads parameters into it.
+        env_spec: observation and action of the environment.
+        first_slot: global number of the first slot.
+    """
+
+    ROWS = 16
+
+    def __init__(self, network: QNetwork, env_spec: EnvSpec, first_slot: int = 0) -> None:
+        self.network = network
+        self.action: ActionSpec = env_spec.action
+        self._observation_spec = env_spec.observation
+        self._flat = FlatParameters(network)
+        self._offset = first_slot % self.ROWS
+        self._buffers: list[Array] = []
+        self._chunks: list[tuple[dict[str, torch.Tensor], torch.Tensor, ...]] = []
+        self._slots = 0
+
+    def load(self, vector: Array) -> None:
+        """Take over parameters [P] as published."""
+        self._flat.load(vector)
+
+    def start(self, slots: int) -> Carry:
+        """The carry of `slots` episodes that begin."""
+        return Carry(
+            self.action.none(slots),
+            np.zeros(slots, np.float32),
+            np.zeros((slots, self.network.state_size), np.float32),
+        )
+
+    def begin(self, carry: Carry, mask: Array) -> None:
+        """Put the slots in `mask` [E] back to an episode's start, in place."""
+        carry.previous_action[mask] = self.action.none()
+        carry.previous_reward[mask] = 0
+        carry.recurrent_state[mask] = 0
+
+    def advance(self, state: Array, actions: Array, step: VectorStep) -> Carry:
+        """The carry after `step`; slots that only reset themselves are at an episode's start."""
+        carry = Carry(actions.copy(), step.reward.copy(), state)
+        if not step.valid.all():
+            self.begin(carry, ~step.valid)
+        return carry
+
+    def __call__(self, observation: Observation, carry: Carry) -> tuple[Array, Array]:
+        """Values [E, A] of the observations [E, ...], and the recurrent state [E, H] after them."""
+        slots = len(carry.previous_reward)
+        if slots != self._slots:
+            self._allocate(slots)
+        rows = slice(self._offset, self._offset + slots)
+        *keys, action, reward, state = self._buffers
+        for buffer, key in zip(keys, self._observation_spec, strict=True):
+            buffer[rows] = observation[key]
+        action[rows] = carry.previous_action
+        reward[rows] = carry.previous_reward
+        state[rows] = carry.recurrent_state
+        pieces = self.forward()
+        if len(pieces) == 1:
+            values, states = pieces[0]
+            return values[rows].copy(), states[rows].copy()
+        values, states = (np.concatenate(each) for each in zip(*pieces, strict=True))
+        return values[rows], states[rows]
+
+    def forward(self) -> list[tuple[Array, Array]]:
+        """Values and states of every chunk of rows, from what lies in the buffers."""
+        with torch.inference_mode():
+            results = [self.network(*chunk) for chunk in self._chunks]
+        return [(values[0].numpy(), states.numpy()) for values, states in results]
+
+    def _allocate(self, slots: int) -> None:
+        rows = -(-(self._offset + slots) // self.ROWS) * self.ROWS
+        observation = {key: spec.zeros(rows) for key, spec in self._observation_spec.items()}
+        action = self.action.none(rows)
+        reward = np.zeros(rows, np.float32)
+        state = np.zeros((rows, self.network.state_size), np.float32)
+        self._slots, self._buffers, self._chunks = slots, [*observation.values()], []
+        self._buffers += [action, reward, state]
+        for first in range(0, rows, self.ROWS):
+            part = slice(first, first + self.ROWS)
+            self._chunks.append(
+                (
+                    {k: torch.from_numpy(v[part])[None] for k, v in observation.items()},
+                    torch.from_numpy(action[part])[None],
+                    torch.from_numpy(reward[part])[None],
+                    torch.from_numpy(state[part]),
+                )
+            )
+
+
+class _Slot:
+    """What one environment slot keeps of its running episode, beside the arrays of all slots."""
+
+    def __init__(self) -> None:
+        self.episode = -1
+        self.forget()
+
+    def forget(self) -> None:
+        self.blocks = 0  # sent so far
+        self.window = 0  # next window to send
+        self.errors: list[Array] = []  # absolute TD errors, a piece each cut
+        self.versions: list[int] = []  # of the parameters each block began with
+
+
+class Actor:
+    """Worker: E environments as a vector, one forward pass a turn, blocks and items to replay.
+
+    Per slot it keeps only the block in the making, the `n_step` steps before it whose TD error is
+    still open, and the errors of windows not sent yet. A block is sent when it has `period` steps
+    or its episode ends, a window when all it needs lies in blocks sent.
+
+    Args:
+        policy: acts; loaded from `parameters` every `refresh_period` steps of a slot.
+        env: E environment slots. first_slot: global number of the first. epsilons: [E] of these.
+        replay, parameters: the services.
+        windows, block_spec: geometry. n_step, gamma, eta: as the learner's.
+        absolute_errors: the learner's TD errors on one slot's steps, both roles played by the
+            acting network, whose values are at hand.
+        seed, epoch: keys of every random draw.
+        learner_rewards: rewards as the learner sees them, [E] -> [E] (clipping, if any).
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        env: VectorEnv,
+        first_slot: int,
+        epsilons: Array,
+        replay: Replay,
+        parameters: Parameters,
+        windows: Windows,
+        block_spec: BlockSpec,
+        n_step: int,
+        gamma: float,
+        eta: float,
+        refresh_period: int,
+        absolute_errors: AbsoluteErrors,
+        seed: int,
+        epoch: int = 0,
+    ) -> None:
+        self._policy, self._env = policy, env
+        self._replay, self._parameters = replay, parameters
+        self._windows, self._spec = windows, block_spec
+        self._n_step, self._gamma, self._eta = n_step, gamma, eta
+        self._refresh_period, self._absolute_errors = refresh_period, absolute_errors
+        self._seed, self._epoch = seed, epoch
+        slots = env.num_envs
+        self._slot_numbers = np.arange(first_slot, first_slot + slots, dtype=np.int64)
+        self._rows = np.arange(slots)
+        self._epsilons = epsilons
+        self._slots = [_Slot() for _ in range(slots)]
+        self._epochs = np.full(slots, epoch, np.int64)
+        self._episodes = np.full(slots, -1, np.int64)
+        self._elapsed = np.zeros(slots, np.int64)  # steps of the running episode
+        self._begin = np.zeros(slots, np.int64)  # history row at which the block in the making begins
+        self._version: Version | None = None
+        self._turns = 0
+        self._env_steps = self._finished = self._dropped = 0
+        self._return = np.zeros(slots)
+        self._recent: list[tuple[int, float, int]] = []  # (slot, return, steps) since last metrics
+        self._outbox: tuple[list[Block], list[Item]] = ([], [])
+        self._allocate(slots)
+        self._observation: Observation = {}
+        self._carry = policy.start(slots)
+
+    def _allocate(self, slots: int) -> None:
+        period, history = self._spec.period, self._spec.period + self._n_step
+        self._block_observation = {
+            key: spec.zeros(slots, period + 1) for key, spec in self._spec.observation.items()
+        }
+        self._block_states = np.zeros(
+            (slots, len(self._spec.state_offsets), self._spec.state_size), np.float32
+        )
+        self._state_row = np.full(period, -1)
+        self._state_row[list(self._spec.state_offsets)] = range(len(self._spec.state_offsets))
+        self._every_state = len(self._spec.state_offsets) == period
+        self._block_previous = self._spec.action.zeros(slots)
+        self._block_previous_reward = np.zeros(slots, np.float32)
+        # History rows: up to n_step steps whose error is open, then the block in the making.
+        self._actions = self._spec.action.zeros(slots, history)
+        self._rewards = np.zeros((slots, history), np.float32)
+        self._discounts = np.zeros((slots, history), np.float32)
+        self._values: Array | None = None  # [E, history + 1, A], once A is known
+        self._pos = np.zeros(slots, np.int64)  # history row of the current step
+
+    def ready(self) -> bool:
+        """Whether replay wants experience and there are parameters to act with."""
+        return self._replay.wants_insert() and self._parameters.version() is not None
+
+    def step(self) -> None:
+        """One step of every environment."""
+        if not self._observation:
+            self._first_reset()
+        if self._turns % self._refresh_period == 0:
+            self._refresh()
+        self._turns += 1
+        values, state = self._policy(self._observation, self._carry)
+        if self._values is None:
+            self._values = np.zeros(
+                (len(self._rows), self._rewards.shape[1] + 1, values.shape[1]), np.float32
+            )
+        self._values[self._rows, self._pos] = values
+        for slot in np.flatnonzero(self._pos - self._begin == self._spec.period):
+            self._cut(int(slot), ended=False)
+        draws = philox.uniforms(
+            self._seed,
+            philox.Purpose.EXPLORATION,
+            self._slot_numbers,
+            self._episodes,
+            self._epochs,
+            self._elapsed,
+        )
+        actions = epsilon_greedy_actions(values, self._epsilons, draws)
+        step = self._env.step(actions)
+        self._record(actions, step)
+        self._carry = self._policy.advance(state, actions, step)
+        self._observation = step.observation
+        self._finish(step)
+        blocks, items = self._outbox
+        if blocks:
+            self._outbox = ([], [])
+            self._replay.insert(blocks, items)
+
+    def _first_reset(self) -> None:
+        everyone = np.ones(len(self._rows), bool)
+        self._observation = self._env.reset(self._next_seeds(everyone))
+        self._start_episodes(everyone)
+
+    def _next_seeds(self, mask: Array) -> Array:
+        return philox.seeds(
+            self._seed,
+            philox.Purpose.RESET,
+            self._slot_numbers,
+            self._episodes + mask,
+            self._epochs,
+        )
+
+    def _start_episodes(self, mask: Array) -> None:
+        self._episodes += mask
+        for array in (self._elapsed, self._begin, self._pos, self._return):
+            array[mask] = 0
+        for slot in np.flatnonzero(mask):
+            self._slots[slot].forget()
+            self._slots[slot].episode = episode_uid(
+                self._epoch, int(self._slot_numbers[slot]), int(self._episodes[slot])
+            )
+        self._policy.begin(self._carry, mask)
+
+    def _refresh(self) -> None:
+        newer = self._parameters.latest(self._version)
+        if newer is not None:
+            self._policy.load(newer.vector)
+            self._version = newer.version
+
+    def _record(self, actions: Array, step: VectorStep) -> None:
+        """Write the step just taken into the history and the block in the making."""
+        rows = self._rows if step.valid.all() else np.flatnonzero(step.valid)
+        pos, inside = self._pos[rows], self._pos[rows] - self._begin[rows]
+        for key, array in self._block_observation.items():
+            array[rows, inside] = self._observation[key][rows]
+        offsets = self._state_row[inside]
+        kept = offsets >= 0
+        if kept.any():
+            self._block_states[rows[kept], offsets[kept]] = self._carry.recurrent_state[rows[kept]]
+        first = rows[inside == 0]
+        if first.size:
+            self._block_previous[first] = self._carry.previous_action[first]
+            self._block_previous_reward[first] = self._carry.previous_reward[first]
+            version = self._version.updates if self._version else 0
+            for slot in first:
+                self._slots[slot].versions.append(version)
+        self._actions[rows, pos] = actions[rows]
+        self._rewards[rows, pos] = step.reward[rows]
+        self._discounts[rows, pos] = np.where(step.terminated[rows], 0, self._gamma)
+        self._pos[rows] += 1
+        self._elapsed[rows] += 1
+        self._return[rows] += step.reward[rows]
+        self._env_steps += len(rows)
+
+    def _finish(self, step: VectorStep) -> None:
+        """Close the episodes that ended, drop the ones at fault, and start the next ones."""
+        ended = (step.terminated | step.truncated) & step.valid
+        faulty = np.zeros_like(ended)
+        faulty[list(step.faults)] = True
+        ended &= ~faulty
+        if not (ended.any() or faulty.any()):
+            return
+        assert self._values is not None
+        if (ended & ~step.terminated).any():
+            # A truncated episode bootstraps from its closing observation: one more batched pass.
+            closing, _ = self._policy(self._observation, self._carry)
+            self._values[self._rows, self._pos] = np.where(
+                ended[:, None], closing, self._values[self._rows, self._pos]
+            )
+        else:
+            self._values[self._rows[ended], self._pos[ended]] = 0
+        for slot in np.flatnonzero(ended):
+            for key, array in self._block_observation.items():
+                array[slot, self._pos[slot] - self._begin[slot]] = self._observation[key][slot]
+            self._cut(int(slot), ended=True)
+            self._recent.append((int(slot), float(self._return[slot]), int(self._elapsed[slot])))
+            self._finished += 1
+        for slot in np.flatnonzero(faulty):
+            self._drop(int(slot), step.faults[int(slot)])
+        over = ended | faulty
+        self._observation = self._env.restart(over, self._next_seeds(over))
+        self._start_episodes(over)
+
+    def _drop(self, slot: int, message: str) -> None:
+        self._dropped += 1
+        warnings.warn(
+            f"{message}; episode {self._episodes[slot]}, step {self._elapsed[slot]}: "
+            "the episode is dropped and the slot starts another",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        kept = [b for b in self._outbox[0] if b.episode != self._slots[slot].episode]
+        items = [i for i in self._outbox[1] if i.episode != self._slots[slot].episode]
+        self._outbox = (kept, items)
+        if self._slots[slot].blocks:
+            self._replay.drop_episode(self._slots[slot].episode)
+
+    def _cut(self, slot: int, *, ended: bool) -> None:
+        """Send the block in the making, and the windows that are whole with it."""
+        assert self._values is not None
+        own, pos, begin = self._slots[slot], int(self._pos[slot]), int(self._begin[slot])
+        length = pos - begin
+        offsets = sum(1 for offset in self._spec.state_offsets if offset < length)
+        block = Block.build(
+            self._spec,
+            episode=own.episode,
+            index=own.blocks,
+            observations={
+                key: array[slot, : length + ended]
+                for key, array in self._block_observation.items()
+            },
+            actions=self._actions[slot, begin:pos],
+            rewards=self._rewards[slot, begin:pos],
+            discounts=self._discounts[slot, begin:pos],
+            states=self._block_states[slot, :offsets],
+            previous_action=self._block_previous[slot],
+            previous_reward=self._block_previous_reward[slot],
+            last=ended,
+        )
+        own.blocks += 1
+        self._outbox[0].append(block)
+        known = pos if ended else max(0, pos - self._n_step)
+        if known:
+            errors = self._absolute_errors(
+                self._values[slot, : pos + 1],
+                self._actions[slot, :pos],
+                self._rewards[slot, :pos],
+                self._discounts[slot, :pos],
+            )
+            own.errors.append(errors[:known])
+        self._send_windows(own, steps=int(self._elapsed[slot]), ended=ended)
+        if not ended:
+            # The open steps move to the front; their values and the current one go with them.
+            for array in (self._actions, self._rewards, self._discounts):
+                array[slot, : pos - known] = array[slot, known:pos].copy()
+            self._values[slot, : pos - known + 1] = self._values[slot, known : pos + 1].copy()
+            self._begin[slot] = self._pos[slot] = pos - known
+
+    def _send_windows(self, own: _Slot, *, steps: int, ended: bool) -> None:
+        errors: Array | None = None
+        while self._windows.ready(own.window, steps, ended):
+            window = self._windows.window(own.window, steps)
+            if errors is None:
+                errors = np.concatenate(own.errors)
+                own.errors = [errors]
+            learned = torch.from_numpy(errors[window.start : window.start + window.learned])
+            priority = priorities.sequence_priority(
+                learned[:, None], torch.ones(len(learned), 1, dtype=torch.bool), self._eta
+            )
+            self._outbox[1].append(
+                Item(
+                    episode=own.episode,
+                    start=window.start,
+                    prefix=window.prefix,
+                    learned=window.learned,
+                    tail=window.tail,
+                    priority=float(priority),
+                    version=own.versions[(window.start - window.prefix) // self._spec.period],
+                )
+            )
+            own.window += 1
+
+    def counts(self) -> dict[str, int]:
+        """`env_steps` taken, `episodes` finished, `dropped_episodes` for a fault."""
+        return {
+            "env_steps": self._env_steps,
+            "episodes": self._finished,
+            "dropped_episodes": self._dropped,
+        }
+
+    def metrics(self) -> Metrics:
+        """Raw returns of episodes finished since the last call, over all slots and by rung.
+
+        `return_mean_exploiting` and `return_mean_exploring` are those of the quarter of slots with
+        the lowest and the highest epsilon (trap 24: a mean over the ladder is no score).
+        """
+        recent, self._recent = self._recent, []
+        figures: Metrics = {}
+        order = np.argsort(self._epsilons)
+        quarter = max(1, len(order) // 4)
+        groups: dict[str, Sequence[int]] = {
+            "": order.tolist(),
+            "_exploiting": order[:quarter].tolist(),
+            "_exploring": order[-quarter:].tolist(),
+        }
+        for name, slots in groups.items():
+            returns = [value for slot, value, _ in recent if slot in set(slots)]
+            if returns:
+                figures[f"return_mean{name}"] = float(np.mean(returns))
+        if recent:
+            figures["episode_steps_mean"] = float(np.mean([steps for _, _, steps in recent]))
+        newest = self._parameters.version()
+        if newest is not None and self._version is not None:
+            figures["lag_updates"] = float(newest.updates - self._version.updates)
+        return figures

@@ -1,0 +1,149 @@
+"""Greedy evaluation: its own environments and random keys, one version at a time, only figures out.
+
+One policy object acts in training, in evaluation and in what a user loads (trap 31).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from recollect.agents.acting import Policy, epsilon_greedy_actions
+from recollect.envs.vector import VectorEnv
+from recollect.maths import philox
+from recollect.parameters import Parameters, Published, Version
+from recollect.types import Array, Metrics
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Undiscounted raw `returns` [N] and `lengths` [N] in environment steps."""
+
+    returns: Array
+    lengths: Array
+
+
+def evaluate(
+    policy: Policy, env: VectorEnv, episodes: int, seed: int, epsilon: float = 0.0
+) -> Episodes:
+    """Play exactly `episodes` episodes, number i from a start that depends on `seed` and i alone.
+
+    Each slot plays its own share to the end, so long episodes count as much as short ones.
+
+    Raises:
+        RuntimeError: an environment gave something that is not finite.
+    """
+    slots = env.num_envs
+    numbers = np.arange(slots)
+    playing = numbers < episodes
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    observation = env.reset(_seeds(seed, numbers))
+    carry = policy.start(slots)
+    epsilons = np.full(slots, epsilon)
+    elapsed = np.zeros(slots, np.int64)
+    zeros = np.zeros(slots, np.int64)
+    while playing.any():
+        values, state = policy(observation, carry)
+        draws = philox.uniforms(
+            seed, philox.Purpose.EVALUATION, zeros, numbers.astype(np.int64), zeros, elapsed
+        )
+        actions = epsilon_greedy_actions(values, epsilons, draws)
+        step = env.step(actions)
+        for slot, message in step.faults.items():
+            if playing[slot]:
+                raise RuntimeError(f"evaluation episode {numbers[slot]}: {message}")
+        counted = playing & step.valid
+        returns[numbers[counted]] += step.reward[counted]
+        lengths[numbers[counted]] += 1
+        elapsed += step.valid
+        carry = policy.advance(state, actions, step)
+        ended = (step.terminated | step.truncated) & step.valid
+        observation = step.observation
+        if ended.any():
+            numbers = np.where(ended, numbers + slots, numbers)
+            playing = numbers < episodes
+            elapsed[ended] = 0
+            observation = env.restart(ended, _seeds(seed, numbers))
+            policy.begin(carry, ended)
+    return Episodes(returns, lengths)
+
+
+def _seeds(seed: int, numbers: Array) -> Array:
+    episode = numbers.astype(np.int64)
+    zeros = np.zeros_like(episode)
+    return philox.seeds(seed, philox.Purpose.EVALUATION_RESET, zeros, episode, zeros)
+
+
+class Evaluator:
+    """Worker that evaluates the latest parameters every `period` learner updates.
+
+    Args:
+        parameters: the parameter service.
+        make_policy: builds a policy of the program's network.
+        make_env: builds the environments, given how many.
+        episodes: episodes per evaluation. period: learner updates between evaluations.
+        seed: the run's; the same starts at every evaluation.
+        epsilon: 0 is greedy.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        *,
+        make_policy: Callable[[], Policy],
+        make_env: Callable[[int], VectorEnv],
+        episodes: int,
+        period: int,
+        seed: int,
+        epsilon: float = 0.0,
+    ) -> None:
+        self._parameters = parameters
+        self._policy = make_policy()
+        self._env = make_env(min(episodes, Policy.ROWS))
+        self._episodes, self._period, self._seed = episodes, period, seed
+        self._epsilon = epsilon
+        self._next = Version(0, period)
+        self._fresh: Metrics = {}
+        self._evaluations = 0
+        self._best: tuple[float, Published] | None = None
+
+    def ready(self) -> bool:
+        """Whether parameters of the next evaluation's age have been published."""
+        version = self._parameters.version()
+        return version is not None and version >= self._next
+
+    def step(self) -> None:
+        """Evaluate the latest parameters."""
+        latest = self._parameters.latest()
+        if latest is None:
+            return
+        self._policy.load(latest.vector)
+        played = evaluate(self._policy, self._env, self._episodes, self._seed, self._epsilon)
+        mean = float(played.returns.mean())
+        self._evaluations += 1
+        self._fresh = {
+            "return_mean": mean,
+            "return_median": float(np.median(played.returns)),
+            "episode_steps_mean": float(played.lengths.mean()),
+            "version_updates": float(latest.version.updates),
+        }
+        if self._best is None or mean >= self._best[0]:
+            self._best = (mean, latest)
+        self._next = Version(
+            latest.version.epoch, (latest.version.updates // self._period + 1) * self._period
+        )
+
+    def best(self) -> tuple[float, Published] | None:
+        """The best mean return and its parameters; of equal ones the latest."""
+        return self._best
+
+    def counts(self) -> dict[str, int]:
+        """`evaluations` done."""
+        return {"evaluations": self._evaluations}
+
+    def metrics(self) -> Metrics:
+        """The last evaluation's figures, once."""
+        fresh, self._fresh = self._fresh, {}
+        return fresh

@@ -1,0 +1,107 @@
+"""What learners share: one flat vector of parameters, its gradient, and batches as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from recollect.types import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ALIGNMENT = 16
+"""Floats at a multiple of which each parameter starts (64 bytes: what matrix kernels like best)."""
+
+
+class FlatParameters:
+    """A network's parameters laid into one vector [P], and their gradient into another.
+
+    The network keeps working on views, so that clipping, an optimiser's step, publishing and cutting
+    into shards are each one operation on a vector. Gaps between parameters are zero and stay zero.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        parameters = list(network.parameters())
+        starts, total = [], 0
+        for p in parameters:
+            starts.append(total)
+            total += -(-p.numel() // ALIGNMENT) * ALIGNMENT
+        device = parameters[0].device if parameters else None
+        self.vector: Tensor = torch.zeros(total, device=device)
+        self.gradient: Tensor = torch.zeros(total, device=device)
+        for p, start in zip(parameters, starts, strict=True):
+            view = self.vector[start : start + p.numel()].view_as(p)
+            view.copy_(p.detach())
+            p.data = view
+            if p.requires_grad:
+                p.grad = self.gradient[start : start + p.numel()].view_as(p)
+
+    def load(self, vector: Array) -> None:
+        """Overwrite the parameters with `vector` [P].
+
+        Raises:
+            ValueError: a vector of another length, as from a network of another size.
+        """
+        if vector.shape != tuple(self.vector.shape):
+            raise ValueError(
+                f"these parameters have {vector.size} numbers and the network wants "
+                f"{self.vector.numel()}: it was built with other sizes"
+            )
+        self.vector.copy_(torch.from_numpy(np.array(vector, np.float32)))
+
+    def numpy(self) -> Array:
+        """The parameters as an array [P] of its own."""
+        return self.vector.detach().cpu().numpy().copy()
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What `gradients` gives: the whole vector [P], clipped, and what else the batch told.
+
+    `priorities` [B] are raw (before any exponent). `figures` are metrics of this one update.
+    """
+
+    vector: Tensor
+    priorities: Array
+    figures: dict[str, float]
+
+
+def clip_by_norm(vector: Tensor, largest: float) -> float:
+    """Scale `vector` in place so that its Euclidean norm is at most `largest`; the norm before."""
+    norm = float(vector.norm())
+    if norm > largest:
+        vector.mul_(largest / norm)
+    return norm
+
+
+def tensors(value: Any, device: torch.device | str = "cpu") -> Any:
+    """Arrays as tensors, through dicts; shared with the array's memory where the device allows."""
+    if isinstance(value, dict):
+        return {key: tensors(each, device) for key, each in value.items()}
+    return torch.from_numpy(value).to(device)
+
+
+def named_arrays(network: nn.Module) -> dict[str, Array]:
+    """A network's parameters by name, as arrays of their own: what a checkpoint holds."""
+    return {name: p.detach().cpu().numpy().copy() for name, p in network.named_parameters()}
+
+
+def load_named_arrays(network: nn.Module, arrays: dict[str, Array]) -> None:
+    """Overwrite a network's parameters with those of `named_arrays`, in place.
+
+    Raises:
+        ValueError: a parameter is missing, left over, or of another shape; it is named.
+    """
+    parameters = dict(network.named_parameters())
+    for name in sorted(parameters.keys() | arrays.keys()):
+        wanted = tuple(parameters[name].shape) if name in parameters else "nothing of that name"
+        came = arrays[name].shape if name in arrays else "nothing"
+        if wanted != came:
+            raise ValueError(f"parameter {name!r}: the network wants {wanted}, there is {came}")
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(torch.from_numpy(np.array(arrays[name])))

@@ -1,0 +1,411 @@
+"""R2D2: recurrent double Q-learning over prioritised sequences (Kapturowski et al., ICLR 2019).
+
+Where the paper's equations are:
+
+| equation | function |
+|---|---|
+| h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + eps x, and its inverse | `rescaling.rescale`, `inverse_rescale` |
+| a* = argmax_a Q(s, a; theta), value Q(s, a*; theta^-) | `value_learning.double_q_bootstrap` |
+| sum_{k<n} gamma^k r_{t+k} + gamma^n v_{t+n} | `returns.n_step_returns` |
+| y_t = h(that, with v = h^-1(Q(s_{t+n}, a*; theta^-))) | `targets` |
+| p = eta max_i delta_i + (1 - eta) mean_i delta_i | `priorities.sequence_priority` |
+| P(i) = p_i^alpha / sum_j p_j^alpha | `priorities.sampling_probabilities`, drawn by `replay.prioritized` |
+| w_i = (N P(i))^-beta / max_j w_j | `priorities.importance_weights` |
+| eps_i = 0.4^(1 + 7 i / (N - 1)) | `exploration.epsilon_ladder` |
+| Delta-Q, the staleness of recurrent states | `staleness.delta_q`, in `Learner.staleness` |
+| stored state, burn-in | `unroll` |
+
+Departures from the paper, and where it is silent:
+
+1. A hidden layer stands between torso and LSTM (`pre_core`), as in every public code; 0: none.
+2. An episode's first window has no burn-in prefix, so that its first steps are learned from too; a
+   prefix is whole or absent. The window at an episode's end is shortened and masked, not shifted back.
+3. n more steps are kept behind a window, so that its last targets are n-step targets as well
+   (`n_step_tail`: "shorten" is the other reading).
+4. The loss is half the squared error, summed over a window's learned steps, weighted, and averaged
+   over the batch. The paper states no reduction.
+5. Actors make priorities with the online network in both roles, from values at hand (as SEED RL does).
+   With `n_step_tail="shorten"` they still use all n steps.
+6. Sampling waits until `min_replay_steps` environment steps are in, and is then held to
+   `replay_ratio` learned steps per environment step: the paper's learner ran freely.
+7. A run on one machine publishes parameters every `publish_period` updates, not every one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from recollect.agents import wiring
+from recollect.agents.learning import FlatParameters, Gradients, clip_by_norm, tensors
+from recollect.maths import priorities, rescaling, returns, staleness, value_learning
+from recollect.parameters import Parameters, Version
+from recollect.program import Program
+from recollect.replay.windows import Windows
+from recollect.types import Array, ConfigError, EnvSpec, Metrics
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from recollect.networks.recurrent_q import QNetwork
+    from recollect.replay.store import Batch, Replay
+
+
+@dataclass(frozen=True)
+class R2D2Config:
+    """Settings of R2D2 and, by its switches, of DRQN. Defaults are the paper's unless marked.
+
+    Marked [Ape-X]: taken from Horgan et al. 2018, which the paper refers to. Marked [ours]: ours.
+    """
+
+    actors: int = 256  # environment slots, N of the ladder; section 2.3
+    actor_processes: int = 1  # parts over which the slots are spread [ours]
+    epsilon_base: float = 0.4  # [Ape-X]
+    epsilon_alpha: float = 7.0  # [Ape-X]
+    refresh_period: int = 400  # a slot's steps between two fetches of parameters; table 2
+
+    burn_in: int = 40  # steps unrolled without learning; section 3
+    trace_length: int = 80  # steps learned from, m; table 2
+    period: int = 40  # steps between the starts of two windows; table 2
+    n_step: int = 5  # table 2
+    n_step_tail: Literal["store", "shorten"] = "store"  # departure 3
+    start_state: Literal["stored", "zero"] = "stored"  # section 3
+    sequences: Literal["windows", "trajectories"] = "windows"  # trajectories: whole episodes (DRQN)
+
+    replay_steps: int = 4_000_000  # table 2
+    replay_bytes: int = 0  # a limit in bytes instead, where not 0 [ours]
+    min_replay_steps: int = 50_000  # [Ape-X]
+    replay_ratio: float = 1.5  # steps learned per environment step (paper's rates: 1.54)
+    prioritized: bool = True
+    priority_exponent: float = 0.9  # alpha; table 2
+    importance_exponent: float = 0.6  # beta; table 2
+    eta: float = 0.9  # share of the maximum in a sequence's priority; section 2.3
+
+    batch_size: int = 64  # sequences; table 2
+    learning_rate: float = 1e-4  # Adam; table 2
+    decay_updates: int = 0  # the rate falls linearly to 0 over so many updates, 0: never [ours]
+    adam_epsilon: float = 1e-3  # table 2
+    max_gradient_norm: float = 40.0  # [Ape-X]
+    huber: float = 0.0  # error from which the loss grows linearly, 0: nowhere; departure 4
+    gamma: float = 0.997  # table 2
+    target_period: int = 2500  # updates between two copies to the target network; table 2
+    publish_period: int = 10  # updates between two publications [ours]
+    double_q: bool = True  # False: the maximum of the target network (DRQN)
+    rewards: Literal["rescaled", "clipped", "raw"] = "rescaled"  # h, or clip to [-1, 1], or neither
+    rescaling_epsilon: float = 1e-3  # section 2.3
+
+    torso_sizes: tuple[int, ...] = ()  # layers of the torso for vector observations [ours]
+    pre_core: int = 512  # layer between torso and core, 0: none; departure 1
+    core: str = "lstm"  # lstm, gru or feed-forward
+    hidden: int = 512  # units of the core; section 2.3
+    head_hidden: int = 512  # units of each stream's hidden layer; section 2.3
+    duelling: bool = True
+    previous_action: bool = True
+    previous_reward: bool = True
+    forget_bias: float = 1.0  # added to the LSTM's forget gate at the start [ours]
+
+    evaluation_period: int = 1000  # updates between two greedy evaluations, 0: none [ours]
+    evaluation_episodes: int = 10  # [ours]
+    evaluation_epsilon: float = 0.0  # [ours]
+    keep_states: bool = False  # the recurrent state of every step is kept, for Delta-Q; section 3
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in _FRACTIONS:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in _COUNTS:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if self.actor_processes > self.actors:
+            raise ConfigError(
+                f"actor_processes {self.actor_processes} is more than actors {self.actors}: "
+                "each process needs a slot"
+            )
+        if self.n_step > self.trace_length and self.sequences == "windows":
+            raise ConfigError(
+                f"n_step {self.n_step} is longer than trace_length {self.trace_length}: "
+                "shorten n_step or lengthen the trace"
+            )
+        if self.sequences == "trajectories" and self.burn_in:
+            raise ConfigError(
+                f"burn_in {self.burn_in} with sequences=trajectories: a whole episode starts from "
+                "its true state, set burn_in to 0"
+            )
+        self.windows()
+
+    def windows(self) -> Windows:
+        """The geometry of what is learned from."""
+        if self.sequences == "trajectories":
+            return Windows.trajectories(self.period)
+        tail = self.n_step if self.n_step_tail == "store" else 0
+        return Windows(self.burn_in, self.trace_length, self.period, tail)
+
+
+_POSITIVE = (
+    "actors actor_processes refresh_period trace_length period n_step replay_steps replay_ratio "
+    "batch_size learning_rate adam_epsilon max_gradient_norm target_period publish_period hidden "
+    "evaluation_episodes rescaling_epsilon"
+).split()
+_FRACTIONS = ["epsilon_base", "gamma", "eta", "importance_exponent", "evaluation_epsilon"]
+_COUNTS = (
+    "huber decay_updates epsilon_alpha burn_in replay_bytes min_replay_steps priority_exponent pre_core head_hidden "
+    "evaluation_period"
+).split()
+
+
+def targets(
+    q_online_t: Tensor,
+    q_target_t: Tensor,
+    r_t: Tensor,
+    discount_t: Tensor,
+    mask_tm1: Tensor | None,
+    config: R2D2Config,
+) -> Tensor:
+    """y_t = h(sum_{k<n} gamma^k r_{t+k} + gamma^n h^-1(Q(s_{t+n}, a*; theta^-))).
+
+    Args:
+        q_online_t, q_target_t: [T, B, A] values of the observation after each step.
+        r_t, discount_t: [T, B]. mask_tm1: [T, B] bool, real steps; None: all are.
+    Returns:
+        [T, B] targets, in the units of the network's output.
+    Source: section 2.3, equation 1; with rewards "clipped" or "raw", h is the identity.
+    """
+    v_t = value_learning.double_q_bootstrap(
+        q_online_t if config.double_q else q_target_t, q_target_t
+    )
+    if config.rewards == "rescaled":
+        v_t = rescaling.inverse_rescale(v_t, config.rescaling_epsilon)
+    elif config.rewards == "clipped":
+        r_t = r_t.clamp(-1, 1)
+    y_t = returns.n_step_returns(r_t, discount_t, v_t, config.n_step, mask_tm1)
+    if config.rewards == "rescaled":
+        y_t = rescaling.rescale(y_t, config.rescaling_epsilon)
+    return y_t
+
+
+def absolute_errors(
+    values: Array, actions: Array, r_t: Array, discount_t: Array, config: R2D2Config
+) -> Array:
+    """Absolute TD errors [T] of one slot's steps, from its values [T + 1, A] in both roles.
+
+    The learner's `targets` (trap 12); the last n - 1 steps are open unless the episode ended there.
+    """
+    q = torch.from_numpy(values)[:, None]
+    y_t = targets(q[1:], q[1:], *(torch.from_numpy(x)[:, None] for x in (r_t, discount_t)), None, config)
+    q_tm1 = value_learning.action_values(q[:-1], torch.from_numpy(actions)[:, None])
+    return (y_t - q_tm1).abs()[:, 0].numpy()
+
+
+def unroll(network: QNetwork, batch: dict[str, Any], burn_in: int, start: Tensor) -> Tensor:
+    """Q-values [T + 1 - burn_in, B, A] of the learned steps, their tail and the closing observation.
+
+    The first `burn_in` columns only make a state, without gradient, each network for itself (trap 8);
+    a window without a prefix starts from `start` [B, H] at the first learned column instead.
+    Source: section 3, stored state and burn-in.
+    """
+
+    def columns(part: slice) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        observation = {key: x[part] for key, x in batch["observation"].items()}
+        return observation, batch["previous_action"][part], batch["previous_reward"][part]
+
+    if burn_in:
+        with torch.no_grad():
+            _, burned = network(*columns(slice(0, burn_in)), start)
+        start = torch.where(batch["prefix"][:, None], burned, start)
+    q, _ = network(*columns(slice(burn_in, None)), start)
+    return q
+
+
+class Learner:
+    """Worker: one update a turn. `gradients` changes no parameter, `apply` is elementwise.
+
+    Args:
+        config: see `R2D2Config`. replay, parameters: the services.
+        make_network: builds the network, called twice: online and target.
+        seed, epoch: keys of the draws from replay; epoch is also the versions'.
+    """
+
+    def __init__(
+        self,
+        config: R2D2Config,
+        replay: Replay,
+        parameters: Parameters,
+        make_network: Any,
+        seed: int,
+        epoch: int = 0,
+    ) -> None:
+        self.config, self.seed, self.epoch = config, seed, epoch
+        self._replay, self._parameters = replay, parameters
+        self.network, self.target = make_network(), make_network()
+        self.online_parameters = FlatParameters(self.network)
+        self.target_parameters = FlatParameters(self.target)
+        for p in self.target.parameters():
+            p.requires_grad_(False)
+        self._flat = torch.nn.Parameter(self.online_parameters.vector)
+        self._flat.grad = self.online_parameters.gradient
+        self._adam = torch.optim.Adam(
+            [self._flat], lr=config.learning_rate, eps=config.adam_epsilon, fused=True
+        )
+        self.updates = self.skipped = self.learned_steps = 0
+        self._windows = self._mid_episode = 0
+        self._figures: list[dict[str, float]] = []
+        self.update_target()
+        self.publish()
+
+    def ready(self) -> bool:
+        """Whether replay allows a batch."""
+        return self._replay.wants_sample()
+
+    def step(self) -> None:
+        """Sample, learn, write priorities back; copy to the target and publish when due."""
+        from recollect.maths import philox
+
+        numbers = np.arange(self.config.batch_size, dtype=np.int64)
+        zeros = np.zeros_like(numbers)
+        draws = philox.uniforms(
+            self.seed, philox.Purpose.SAMPLING, numbers, zeros, zeros + self.epoch,
+            zeros + self.updates + self.skipped,
+        )  # fmt: skip
+        batch = self._replay.sample(draws[:, 0])
+        gradients = self.gradients(batch)
+        if not np.isfinite(gradients.figures["loss"] + gradients.figures["gradient_norm"]):
+            self.skipped += 1
+            return
+        self.apply(gradients.vector)
+        self.updates += 1
+        self.learned_steps += int(batch.learned.sum())
+        self._windows += len(batch.slots)
+        self._mid_episode += int(batch.mid_episode.sum())
+        self._figures.append(gradients.figures)
+        if self.updates % self.config.target_period == 0:
+            self.update_target()
+        if self.updates % self.config.publish_period == 0:
+            self.publish()
+        self._replay.update_priorities(batch.slots, batch.uids, gradients.priorities)
+
+    def q_values(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Online and target values [T + 1 - burn_in, B, A] of a batch, and its fields as tensors."""
+        names = "observation previous_action previous_reward action reward discount mask learned prefix"
+        fields = {name: tensors(getattr(batch, name)) for name in names.split()}
+        start = torch.from_numpy(batch.recurrent_state)
+        if self.config.start_state == "zero":
+            start = torch.zeros_like(start)
+        q_online = unroll(self.network, fields, self.config.burn_in, start)
+        with torch.no_grad():
+            q_target = unroll(self.target, fields, self.config.burn_in, start)
+        return q_online, q_target, fields
+
+    def gradients(self, batch: Batch) -> Gradients:
+        """Gradient [P] of the loss on a batch, clipped by norm, and its new priorities [B]."""
+        config = self.config
+        q_online, q_target, fields = self.q_values(batch)
+        action, r_t, discount_t, mask, learned = (
+            fields[name][config.burn_in :]
+            for name in ("action", "reward", "discount", "mask", "learned")
+        )
+        with torch.no_grad():
+            y_t = targets(q_online[1:], q_target[1:], r_t, discount_t, mask, config)
+            weights = priorities.importance_weights(
+                torch.from_numpy(batch.probabilities), batch.size, config.importance_exponent
+            ).to(y_t.dtype)
+        q_tm1 = value_learning.action_values(q_online[:-1], action)
+        errors = torch.where(learned, y_t - q_tm1, 0)
+        losses = value_learning.half_squared(errors, config.huber)
+        loss = (weights * losses.sum(0)).mean()
+        self.online_parameters.gradient.zero_()
+        loss.backward()
+        norm = clip_by_norm(self.online_parameters.gradient, config.max_gradient_norm)
+        errors = errors.detach().abs()
+        new = priorities.sequence_priority(errors, learned, config.eta)
+        figures = {
+            "loss": float(loss.detach()),
+            "gradient_norm": norm,
+            "absolute_error_mean": float(errors.sum() / learned.sum()),
+            "q_mean": float(torch.where(learned, q_tm1.detach(), 0).sum() / learned.sum()),
+            "lag_updates": float(self.updates - batch.version.mean()),
+        }
+        return Gradients(self.online_parameters.gradient, new.numpy(), figures)
+
+    def apply(self, vector: Tensor) -> None:
+        """One step of Adam along `vector` [P]; elementwise, and no target is copied."""
+        self._flat.grad = vector
+        if self.config.decay_updates:
+            left = max(0.0, 1 - self.updates / self.config.decay_updates)
+            self._adam.param_groups[0]["lr"] = self.config.learning_rate * left
+        self._adam.step()
+
+    def update_target(self) -> None:
+        """Copy the online parameters into the target network."""
+        with torch.no_grad():
+            self.target_parameters.vector.copy_(self.online_parameters.vector)
+
+    def publish(self) -> None:
+        """Publish the online parameters as version (epoch, updates)."""
+        self._parameters.publish(
+            Version(self.epoch, self.updates), self.online_parameters.numpy()
+        )
+
+    def staleness(self, batch: Batch) -> tuple[Array, Array]:
+        """Delta-Q [B] at the first and the last learned step; needs `keep_states` (section 3, S0-15).
+
+        q(h-hat) is unrolled as in learning, q(h) starts each step from the state stored with it;
+        both use the online parameters as they are now.
+        """
+        if batch.states is None:
+            raise RuntimeError("Delta-Q needs the state of every step: set keep_states to True")
+        l, steps = self.config.burn_in, batch.action.shape[0]
+        with torch.no_grad():
+            q_hat, _, fields = self.q_values(batch)
+            observation = {
+                k: x[l:steps].flatten(0, 1)[None] for k, x in fields["observation"].items()
+            }
+            previous = [
+                fields[k][l:steps].flatten(0, 1)[None] for k in ("previous_action", "previous_reward")
+            ]
+            states = torch.from_numpy(batch.states)[l:steps].flatten(0, 1)
+            q, _ = self.network(observation, *previous, states)
+            learned = fields["learned"][l:]
+            delta = staleness.delta_q(q_hat[:-1], q[0].unflatten(0, learned.shape), learned)
+            first, last = staleness.first_and_last(delta, learned)
+        return first.numpy(), last.numpy()
+
+    def counts(self) -> dict[str, int]:
+        """`updates`, `skipped_updates` (not finite), `learned_steps` and windows learned from."""
+        return {
+            "updates": self.updates,
+            "skipped_updates": self.skipped,
+            "learned_steps": self.learned_steps,
+            "learned_windows": self._windows,
+            "learned_windows_mid_episode": self._mid_episode,
+        }
+
+    def metrics(self) -> Metrics:
+        """Means over the updates since the last call."""
+        recent, self._figures = self._figures, []
+        return {k: float(np.mean([f[k] for f in recent])) for k in recent[0]} if recent else {}
+
+
+def program(config: R2D2Config, env_spec: EnvSpec, seed: int, network: str = "") -> Program:
+    """R2D2 on an environment: actors, replay, learner, parameters, evaluator.
+
+    Args:
+        network: "module:name" of a network of the user's own (see `wiring.q_network`).
+    Raises:
+        ConfigError: the environment's actions are not discrete, or the network cannot be found.
+    """
+    make_network = partial(wiring.q_network, config, env_spec, seed, network)
+    return wiring.q_program(
+        config,
+        env_spec,
+        seed,
+        make_network,
+        partial(Learner, config, make_network=make_network, seed=seed),
+        partial(absolute_errors, config=config),
+    )

@@ -1,0 +1,225 @@
+"""How agents that act by a Q-network are put together: actors, one replay, one learner, an evaluator.
+
+The factories here are called where their part will live, with handles to the parts it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recollect.parameters import Parameters
+from recollect.program import Part, Program
+from recollect.roles import ACTOR, EVALUATOR, LEARNER, PARAMETERS, REPLAY
+from recollect.types import ConfigError, EnvSpec
+
+if TYPE_CHECKING:
+    from recollect.agents.acting import AbsoluteErrors, Actor, Policy
+    from recollect.agents.evaluating import Evaluator
+    from recollect.networks.recurrent_q import QNetwork
+    from recollect.replay.blocks import BlockSpec
+    from recollect.replay.store import Replay
+
+NetworkFactory = Callable[[], "QNetwork"]
+
+
+def q_network(config: Any, env_spec: EnvSpec, seed: int, network: str = "") -> QNetwork:
+    """The agent's network, its first parameters drawn from `seed` alone.
+
+    Args:
+        network: "module:name" of a user's own, called with (env_spec, config); empty: `RecurrentQ`.
+
+    Raises:
+        ConfigError: actions are not discrete, or the user's network cannot be found.
+    """
+    import torch
+
+    from recollect.maths import philox
+    from recollect.networks.recurrent_q import RecurrentQ
+
+    check_actions(env_spec)
+    first = int(philox.seeds(seed, philox.Purpose.INITIALISATION, 0, 0, 0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(first)
+        if network:
+            return load_network(network)(env_spec, config)  # type: ignore[no-any-return]
+        return RecurrentQ(
+            env_spec.observation,
+            env_spec.action.num_actions,
+            torso_sizes=config.torso_sizes,
+            pre_core=config.pre_core,
+            core=config.core,
+            hidden=config.hidden,
+            head_hidden=config.head_hidden,
+            duelling=config.duelling,
+            previous_action=config.previous_action,
+            previous_reward=config.previous_reward,
+            forget_bias=config.forget_bias,
+        )
+
+
+def check_actions(env_spec: EnvSpec) -> None:
+    """Raise ConfigError if a Q-network cannot choose this environment's actions."""
+    if not env_spec.action.discrete:
+        raise ConfigError(
+            f"{env_spec.id} has continuous actions (Box{env_spec.action.shape}) and this agent "
+            "chooses among numbered ones (Discrete): take another environment or discretise it"
+        )
+
+
+def load_network(name: str) -> Callable[[EnvSpec, Any], Any]:
+    """The user's network "module:name", importable from here or from the working directory."""
+    import importlib
+    import os
+    import sys
+
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise ConfigError(f"a network is named module:name, got {name!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"network {name!r} cannot be imported: {error}") from error
+
+
+def make_policy(make_network: NetworkFactory, env_spec: EnvSpec, first_slot: int = 0) -> Policy:
+    """A policy of the agent's network."""
+    from recollect.agents.acting import Policy
+
+    return Policy(make_network(), env_spec, first_slot)
+
+
+def block_spec(config: Any, env_spec: EnvSpec, state_size: int) -> BlockSpec:
+    """How a block of experience lies in memory."""
+    from recollect.replay.blocks import BlockSpec
+
+    windows = config.windows()
+    offsets = tuple(range(config.period)) if config.keep_states else windows.state_offsets
+    return BlockSpec(
+        observation=env_spec.observation,
+        action=env_spec.action.array,
+        state_size=state_size,
+        period=config.period,
+        state_offsets=offsets,
+    )
+
+
+def make_replay(config: Any, spec: BlockSpec) -> Replay:
+    """The replay a config asks for."""
+    from recollect.replay.limiter import Limiter
+    from recollect.replay.prioritized import Prioritized
+    from recollect.replay.store import Replay
+    from recollect.replay.uniform import Uniform
+
+    largest_sample = config.batch_size * config.trace_length
+    largest_insert = config.replay_ratio * config.period * config.actors
+    limiter = Limiter(
+        config.replay_ratio, config.min_replay_steps, tolerance=largest_sample + largest_insert
+    )
+    return Replay(
+        spec,
+        config.windows(),
+        Prioritized(config.priority_exponent) if config.prioritized else Uniform(),
+        limiter,
+        capacity_steps=None if config.replay_bytes else config.replay_steps,
+        capacity_bytes=config.replay_bytes or None,
+    )
+
+
+def make_actor(
+    config: Any,
+    env_spec: EnvSpec,
+    seed: int,
+    process: int,
+    make_network: NetworkFactory,
+    absolute_errors: AbsoluteErrors,
+    *,
+    replay: Replay,
+    parameters: Parameters,
+) -> Actor:
+    """Actor number `process` of `actor_processes`, with its share of the slots."""
+    from recollect.agents.acting import Actor, Policy
+    from recollect.envs import registry
+    from recollect.maths import exploration
+
+    slots = np.array_split(np.arange(config.actors), config.actor_processes)[process]
+    network = make_network()
+    ladder = exploration.epsilon_ladder(config.actors, config.epsilon_base, config.epsilon_alpha)
+    return Actor(
+        policy=Policy(network, env_spec, int(slots[0])),
+        env=registry.make(env_spec.id, len(slots), dict(env_spec.kwargs)),
+        first_slot=int(slots[0]),
+        epsilons=ladder[slots],
+        replay=replay,
+        parameters=parameters,
+        windows=config.windows(),
+        block_spec=block_spec(config, env_spec, network.state_size),
+        n_step=config.n_step,
+        gamma=config.gamma,
+        eta=config.eta,
+        refresh_period=config.refresh_period,
+        absolute_errors=absolute_errors,
+        seed=seed,
+    )
+
+
+def make_evaluator(
+    config: Any,
+    env_spec: EnvSpec,
+    seed: int,
+    make_network: NetworkFactory,
+    *,
+    parameters: Parameters,
+) -> Evaluator:
+    """The greedy evaluator."""
+    from recollect.agents.evaluating import Evaluator
+    from recollect.envs import registry
+
+    return Evaluator(
+        parameters,
+        make_policy=partial(make_policy, make_network, env_spec),
+        make_env=lambda slots: registry.make(env_spec.id, slots, dict(env_spec.kwargs)),
+        episodes=config.evaluation_episodes,
+        period=config.evaluation_period,
+        seed=seed,
+        epsilon=config.evaluation_epsilon,
+    )
+
+
+def q_program(
+    config: Any,
+    env_spec: EnvSpec,
+    seed: int,
+    make_network: NetworkFactory,
+    make_learner: Callable[..., Any],
+    absolute_errors: AbsoluteErrors,
+) -> Program:
+    """Parameters, replay, learner, actors, and an evaluator unless its period is 0."""
+    from recollect.replay.store import memory_need
+
+    services = {"replay": "replay", "parameters": "parameters"}
+    spec = block_spec(config, env_spec, make_network().state_size)
+    parts = [
+        Part("parameters", PARAMETERS, Parameters),
+        Part("replay", REPLAY, partial(make_replay, config, spec)),
+        Part("learner", LEARNER, make_learner, services),
+    ]
+    for process in range(config.actor_processes):
+        factory = partial(
+            make_actor, config, env_spec, seed, process, make_network, absolute_errors
+        )
+        parts.append(Part(f"actor/{process}", ACTOR, factory, services))
+    if config.evaluation_period:
+        factory = partial(make_evaluator, config, env_spec, seed, make_network)
+        parts.append(Part("evaluator", EVALUATOR, factory, {"parameters": "parameters"}))
+    steps = config.replay_steps
+    return Program(
+        tuple(parts),
+        policy=partial(make_policy, make_network, env_spec),
+        replay_bytes=config.replay_bytes or memory_need(spec, config.windows(), steps),
+    )

@@ -1,0 +1,86 @@
+"""The command line: `recollect train`, `evaluate`, `plot`.
+
+Whatever is wrong with the words is answered by one line, before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before anything can load OpenMP. Threads that wait must sleep: spinning ones on busy cores cost a
+# factor of 100. And one thread, as in recollect.run.machine, which says why.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from recollect import __version__
+from recollect.cli import lazy
+
+COMMANDS = ("train", "evaluate", "plot")
+HELP = """\
+recollect trains agents from replayed experience gathered by many actors.
+
+usage: recollect COMMAND ...
+
+  train AGENT --env ID   train an agent (r2d2, drqn) on a Gymnasium environment
+  evaluate RUN           play episodes with a trained agent, and print its returns
+  plot RUN...            draw learning curves; of several runs mean and interval
+
+  COMMAND --help         what a command takes
+  --version              which recollect this is
+
+begin with:
+  recollect train r2d2 --env recollect/PositionCartPole-v0"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code.
+
+    0: done. 1: a file could not be read or written. 2: something is wrong with the words, the run
+    or its files, and one line on stderr says what. 130: interrupted.
+
+    Args:
+        arguments: the words after `recollect`; None: those of this process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    lazy.install()
+    from recollect.run.checkpoint import CheckpointError
+    from recollect.types import ConfigError
+
+    try:
+        _command(words)
+        sys.stdout.flush()
+    except (ConfigError, CheckpointError) as error:
+        return _refuse(str(error), 2)
+    except KeyboardInterrupt as error:
+        return _refuse(str(error) or "interrupted", 130)
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _refuse(str(error), 1)
+    return 0
+
+
+def _command(words: list[str]) -> None:
+    from recollect.presets import nearest
+
+    first = words[0] if words else "--help"
+    if first in ("--help", "-h", "help"):
+        print(HELP)
+    elif first == "--version":
+        print(f"recollect {__version__}")
+    elif first in COMMANDS:
+        import_module(f"recollect.cli.{first}").command(words[1:])
+    elif first.startswith("-"):
+        raise nearest("option", first, ("--help", "--version"))
+    else:
+        raise nearest("command", first, COMMANDS)
+
+
+def _refuse(message: str, code: int) -> int:
+    print(f"recollect: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,153 @@
+"""`recollect train`: from an agent and an environment to a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from recollect import presets, training
+from recollect.cli import settings, words
+from recollect.cli.words import Option
+from recollect.envs import registry
+from recollect.run.folder import default_run_dir
+from recollect.types import ActionSpec, ArraySpec, ConfigError, EnvSpec
+
+EXAMPLE = "recollect/PositionCartPole-v0"
+
+
+def json_object(word: str) -> dict[str, Any]:
+    """A JSON object, for `--env-kwargs`."""
+    try:
+        value = json.loads(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"wanted a JSON object, such as '{{\"delay\": 20}}', got {word!r}: {error}"
+        ) from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"wanted a JSON object in braces, got {word!r}")
+    return value
+
+
+ENVIRONMENT = [
+    Option(
+        "--env",
+        "ID",
+        "a Gymnasium environment, module:Name-v0 included; ours: "
+        + ", ".join(name for name in gymnasium.registry if name.startswith("recollect/")),
+    ),
+    Option("--env-kwargs", "JSON", "arguments of the environment, a JSON object", json_object),
+]
+RUN = [
+    Option("--preset", "NAME", "auto, paper or small: where the settings start from", shown="auto"),
+    Option("--env-steps", "N", "environment steps of all slots together", words.whole),
+    Option("--seed", "N", "of everything that is drawn", words.whole, shown="0"),
+    Option("--network", "MODULE:NAME", "a network of your own", shown="agent's"),
+    Option("--runtime", "NAME", "inline: everything in this process", shown="inline"),
+    Option("--run-dir", "DIR", "the folder to make", shown="runs/..."),
+    words.HELP,
+]
+
+
+def command(given: Sequence[str]) -> None:
+    """Train as the words after `train` say.
+
+    Raises:
+        ConfigError: something is wrong with them.
+    """
+    if given and not given[0].startswith("-"):
+        presets.agent(given[0])
+    agent = next((word for word in given if word in presets.AGENTS), "r2d2")
+    config_type = presets.agent(agent).config
+    groups = settings.options(config_type(), config_type())
+    fixed = [*ENVIRONMENT, *RUN]
+    known = [*fixed, *(option for group in groups.values() for option in group)]
+    spelled = settings.spell_out(given, config_type, presets.AGENTS)
+    if words.wants_help(given):
+        _show_help(agent, spelled, known)
+        return
+    found = words.parse(
+        "train",
+        spelled,
+        known,
+        positional="AGENT",
+        required=f"train needs an agent: {', '.join(presets.AGENTS)}, as in "
+        f"recollect train r2d2 --env {EXAMPLE}",
+    )
+    agent = found.pop("AGENT")
+    presets.agent(agent)
+    if "env" not in found:
+        raise ConfigError(f"train needs an environment: add --env ID, such as --env {EXAMPLE}")
+    run_dir = found.pop("run_dir", "")
+    names = {option.name for option in fixed}
+    job = training.prepare(
+        agent,
+        **{name: value for name, value in found.items() if name in names},
+        settings={
+            name: settings.read(name, value, config_type)
+            for name, value in found.items()
+            if name not in names
+        },
+    )
+    folder = Path(run_dir or default_run_dir(job.agent, job.env.id, job.seed))
+    try:
+        run = training.execute(job, folder, verbose=True)
+    except KeyboardInterrupt:
+        left = f": what was written lies in {folder}" if folder.exists() else ""
+        raise KeyboardInterrupt(f"interrupted{left}") from None
+    print(_summary(run))
+
+
+def _summary(run: training.Run) -> str:
+    folder = shlex.quote(str(run.folder))
+    episodes = f"{training.FINAL_EPISODES} episodes"
+    return "\n".join(
+        [
+            "",
+            f"greedy return    {run.return_mean:,.2f}, mean of {episodes} with the last parameters",
+            f"trained          {run.env_steps:,} environment steps and {run.updates:,} updates "
+            f"in {run.seconds:,.1f} s",
+            f"learned windows  {run.mid_episode_share:.0%} start in mid-episode",
+            f"run              {run.folder}",
+            f"curve            {run.folder / 'curve.png'}",
+            "",
+            "next:",
+            f"  recollect evaluate {folder} --episodes 100",
+            f"  recollect plot {folder}",
+        ]
+    )
+
+
+def _show_help(agent: str, spelled: Sequence[str], known: Sequence[Option]) -> None:
+    """The page with the defaults of a preset: of the environment that is named, if it exists."""
+    found: dict[str, Any] = {}
+    try:
+        asked = [word for word in spelled if word not in ("--help", "-h")]
+        found = words.parse("train", asked, known, positional="AGENT")
+        env = registry.env_spec(found["env"], found.get("env_kwargs"))
+        of = f"on {env.id}"
+    except (ConfigError, KeyError):  # one asks for help with words that are not right yet
+        env = EnvSpec("", {}, {"observation": ArraySpec((2,))}, ActionSpec(2))
+        of = "on an environment of numbers; with --env ID, on that one"
+    preset = found.get("preset", "auto")
+    config, steps = presets.resolve(agent, preset, env)
+    run = [
+        Option(o.flag, o.value, o.help, shown=f"{steps}") if o.flag == "--env-steps" else o
+        for o in RUN
+    ]
+    words.show_page(
+        "train AGENT --env ID [OPTION ...]",
+        "Trains an agent on a Gymnasium environment, and leaves a folder with its config, "
+        "metrics, checkpoints and learning curve. Every setting of the agent is an option. "
+        f"Defaults are those of {agent}, preset {preset}, {of}.",
+        {
+            "what": [Option("AGENT", "", ", ".join(presets.AGENTS)), *ENVIRONMENT],
+            "run": run,
+            **settings.options(config, presets.resolve(agent, "paper", env)[0]),
+        },
+    )

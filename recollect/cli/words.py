@@ -1,0 +1,171 @@
+"""The words of a command: which there are, reading them, refusing others, and the help page."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from recollect.types import ConfigError
+
+FLAGS, DEFAULTS = 27, 10
+"""Columns of a help page for the options and for their defaults."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    Args:
+        flag: with its dashes. value: what the help page calls its value; empty: a switch.
+        help: what it says.
+        read: from one word to its value; argparse.ArgumentTypeError if it cannot.
+        default: where it is not given; None: the attribute is not there then.
+        many: it takes any number of words.
+        shown: the default as the help page has it, where that differs.
+        negatable: it is a setting that `--no-...` turns off.
+    """
+
+    flag: str
+    value: str
+    help: str
+    read: Callable[[str], Any] = str
+    default: Any = None
+    many: bool = False
+    shown: str = ""
+    negatable: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its attribute."""
+        return self.flag[2:].replace("-", "_")
+
+    def entry(self, width: int) -> list[str]:
+        """Its lines on a help page."""
+        flag = f"--[no-]{self.flag[2:]}" if self.negatable else f"{self.flag} {self.value}"
+        default = self.shown or ("" if self.default is None else str(self.default))
+        margin = FLAGS + DEFAULTS
+        texts = textwrap.wrap(self.help, max(20, width - margin))
+        first = f"  {flag:{FLAGS - 2}}{default:{DEFAULTS}}"
+        if texts and len(first) == margin and first[FLAGS - 1] == " " and first[-1] == " ":
+            first += texts.pop(0)
+        return [first.rstrip(), *(" " * margin + text for text in texts)]
+
+
+HELP = Option("--help", "", "this page")
+
+
+_PLAIN = "words of no option"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        message = message.removeprefix("argument ")
+        wanted = message.find(": expected ")
+        if wanted >= 0 and "argument" in message[wanted:]:
+            message = f"{message[:wanted]} needs a value"
+        flag, ignored, _ = message.partition(": ignored explicit argument")
+        if ignored:
+            message = f"{flag} takes no value"
+        raise ConfigError(message)
+
+
+def parse(
+    command: str,
+    words: Sequence[str],
+    options: Sequence[Option],
+    *,
+    positional: str,
+    many: bool = False,
+    required: str = "",
+) -> dict[str, Any]:
+    """Read a command's words: the value of each option that is given or has a default, by name.
+
+    Args:
+        command: its name. words: what comes after it; `_` in a flag counts as `-`.
+        options: every option there is.
+        positional: the name under which the words of no option are found. many: as a list.
+        required: the refusal where there are none; empty: None is their value.
+    Raises:
+        ConfigError: an unknown option, with the nearest one; a value that is missing or wrong.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument(_PLAIN, nargs="*")
+    for option in options:
+        default = {} if option.default is None else {"default": option.default}
+        if option.value or option.negatable:
+            nargs = "+" if option.many else None
+            parser.add_argument(option.flag, type=option.read, nargs=nargs, **default)
+        else:
+            parser.add_argument(option.flag, action="store_true")
+    known, unknown = parser.parse_known_intermixed_args([_dashed(word) for word in words])
+    for word in unknown:
+        if word.startswith("-"):
+            raise _unknown(command, word.partition("=")[0], options)
+    found = vars(known)
+    plain = [*found.pop(_PLAIN, []), *unknown]
+    if not plain and required:
+        raise ConfigError(required)
+    if not many and len(plain) > 1:
+        raise ConfigError(f"unexpected word {plain[1]!r}: {positional} is {plain[0]!r}")
+    found[positional] = plain if many else (plain[0] if plain else None)
+    return found
+
+
+def _unknown(command: str, flag: str, options: Sequence[Option]) -> ConfigError:
+    near = difflib.get_close_matches(flag, [option.flag for option in options], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"recollect {command} --help shows what there is"
+    return ConfigError(f"unknown option {flag}: {hint}")
+
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Whether the help page is asked for."""
+    return "--help" in words or "-h" in words
+
+
+def show_page(usage: str, about: str, groups: dict[str, Sequence[Option]]) -> None:
+    """Print a help page as wide as the terminal, at most 100 columns."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = [f"usage: recollect {usage}", "", *textwrap.wrap(about, width)]
+    for number, (title, options) in enumerate(groups.items()):
+        lines += ["", f"{title:{FLAGS}}{'default' if number == 0 else ''}".rstrip()]
+        for option in options:
+            lines += option.entry(width)
+    print("\n".join(lines))
+
+
+def whole(word: str) -> int:
+    """A whole number; 70_000 and 1e6 are ones."""
+    try:
+        return int(word)
+    except ValueError:
+        pass
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.5
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"wanted a whole number, got {word!r}")
+    return int(value)
+
+
+def number(word: str) -> float:
+    """A finite number."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = float("nan")
+    if value - value != 0:
+        raise argparse.ArgumentTypeError(f"wanted a number, got {word!r}")
+    return value
+
+
+def _dashed(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value

@@ -1,0 +1,1 @@
+"""Environments: made by id, stepped as a vector, and some small ones that need memory."""

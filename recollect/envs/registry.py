@@ -1,0 +1,279 @@
+"""Environments by id: Gymnasium's, anybody's (`module:Env-v0`), and our own `recollect/Name-v0`.
+
+Importing this module registers our own. Gymnasium loads no plug-ins by itself since 1.0, so outside
+recollect they are had by `gymnasium.make("recollect.envs.registry:recollect/Recall-v0")`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import gymnasium as gym
+from gymnasium.envs import registration
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from recollect.envs.spaces import Encoder, action_spec
+from recollect.envs.vector import VectorEnv
+from recollect.types import ConfigError, EnvSpec
+
+_OURS = {  # id -> entry point and time limit (None: the environment ends its episodes itself)
+    "recollect/PositionCartPole-v0": ("recollect.envs.memory:PositionCartPole", 500),
+    "recollect/Recall-v0": ("recollect.envs.memory:Recall", None),
+    "recollect/TMaze-v0": ("recollect.envs.memory:TMaze", None),
+}
+
+
+def register() -> None:
+    """Make our environments known to Gymnasium; those already known are left alone."""
+    for env_id, (entry_point, max_episode_steps) in _OURS.items():
+        if env_id not in registration.registry:
+            registration.register(
+                env_id, entry_point=entry_point, max_episode_steps=max_episode_steps
+            )
+
+
+def env_spec(env_id: str, kwargs: Mapping[str, object] | None = None) -> EnvSpec:
+    """What an agent needs to know of an environment, read from one that is made and closed again.
+
+    Args:
+        env_id: a registered id; without a version the newest, which the result then names.
+        kwargs: for its constructor, and `max_episode_steps` for another time limit.
+    Raises:
+        ConfigError: no such id, a module or dependency missing, arguments the environment does not
+            take, or a space we cannot use.
+    """
+    env_id, found = _find(env_id)
+    kwargs = dict(kwargs or {})
+    if found.entry_point is None:
+        vector = _make_vector(env_id, found, 1, kwargs)
+        try:
+            return wrap(vector, env_id, kwargs).spec
+        finally:
+            vector.close()
+    env = _make_one(env_id, found, kwargs)
+    try:
+        return EnvSpec(
+            env_id,
+            kwargs,
+            Encoder(env.observation_space, env_id).specs,
+            action_spec(env.action_space, env_id),
+            _time_limit(env),
+        )
+    finally:
+        env.close()
+
+
+def make(env_id: str, num_envs: int, kwargs: Mapping[str, object] | None = None) -> VectorEnv:
+    """A vector of `num_envs` environments, stepped in turn in this process.
+
+    An id that has only a vector entry point is made through that.
+
+    Args:
+        env_id: as in `env_spec`.
+        num_envs: E, at least 1.
+        kwargs: as in `env_spec`.
+    Raises:
+        ConfigError: as in `env_spec`.
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs is {num_envs}, at least 1 was wanted")
+    env_id, found = _find(env_id)
+    kwargs = dict(kwargs or {})
+    if found.entry_point is None:
+        made = _make_vector(env_id, found, num_envs, kwargs)
+        try:
+            return wrap(made, env_id, kwargs)
+        except ConfigError:
+            made.close()
+            raise
+
+    def slot(number: int) -> Callable[[], gym.Env[Any, Any]]:
+        return lambda: _Slot(_make_one(env_id, found, kwargs), env_id, number)
+
+    vector: SyncVectorEnv[Any, Any] = SyncVectorEnv(
+        [slot(number) for number in range(num_envs)],
+        copy=False,  # VectorEnv copies
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    return VectorEnv(vector, env_id, kwargs, max_episode_steps=_time_limit(vector.envs[0]))
+
+
+def wrap(
+    vector_env: gym.vector.VectorEnv[Any, Any, Any],
+    env_id: str,
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    masked_reset: bool | None = None,
+) -> VectorEnv:
+    """A vector environment made elsewhere, of any auto-reset mode, as ours.
+
+    Args:
+        vector_env: owned by the result from now on.
+        env_id: to record and to name in errors; it need not be registered.
+        kwargs: what it was made with, to record.
+        masked_reset: as in `VectorEnv`.
+    Raises:
+        ConfigError: a space or an auto-reset mode we cannot use.
+    """
+    return VectorEnv(
+        vector_env,
+        env_id,
+        kwargs,
+        max_episode_steps=_stated_limit(vector_env.unwrapped),
+        masked_reset=masked_reset,
+    )
+
+
+class _Slot(gym.Wrapper[Any, Any, Any, Any]):
+    """One environment of a vector, which says whose error it is and what does not fit its space."""
+
+    def __init__(self, env: gym.Env[Any, Any], env_id: str, number: int) -> None:
+        super().__init__(env)
+        self._name = f"environment {env_id}, slot {number}"
+        self._encoder = Encoder(env.observation_space, env_id)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            reward = float(reward)
+        except Exception as error:
+            self._failed("step", error)
+        wrong = self._encoder.mismatch(observation)
+        if wrong:
+            self._misfit("step", wrong)
+        return observation, reward, terminated, truncated, info
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        try:
+            observation, info = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            self._failed("reset", error)
+        wrong = self._encoder.mismatch(observation)
+        if wrong:
+            self._misfit("reset", wrong)
+        return observation, info
+
+    def _failed(self, verb: str, error: Exception) -> NoReturn:
+        raise RuntimeError(
+            f"{self._name}: {verb} raised {type(error).__name__}: {error}"
+        ) from error
+
+    def _misfit(self, verb: str, wrong: str) -> NoReturn:
+        raise RuntimeError(f"{self._name}: {wrong} (from {verb}): mend one of the two")
+
+
+def _find(env_id: str) -> tuple[str, registration.EnvSpec]:
+    """The id with its version, and what Gymnasium knows of it."""
+    register()
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import(module, env_id)
+    found = registration.registry.get(name)
+    if found is None:
+        try:
+            namespace, bare, version = registration.parse_env_id(name)
+        except gym.error.Error:
+            namespace, bare, version = None, name, 0
+        newest = registration.find_highest_version(namespace, bare) if version is None else None
+        if newest is not None:
+            name = registration.get_env_id(namespace, bare, newest)
+            found = registration.registry[name]
+    if found is None:
+        near = _nearest(name)
+        hint = f"did you mean {near!r}?" if near else "write module:Name-v0 to import it first"
+        where = f" after importing {module!r}" if module else ""
+        raise ConfigError(f"no environment {name!r} is registered{where}: {hint}")
+    return f"{module}:{name}" if module else name, found
+
+
+def _import(module: str, env_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or module
+        if module == missing or module.startswith(missing + "."):
+            raise ConfigError(
+                f"environment {env_id!r} names module {module!r}, which cannot be found: correct "
+                "its name, install it, or put its folder on PYTHONPATH"
+            ) from None
+        raise ConfigError(
+            f"environment {env_id!r}: module {module!r} needs {missing!r}, which is not installed: "
+            "install it"
+        ) from error
+    except Exception as error:
+        raise ConfigError(
+            f"environment {env_id!r}: importing module {module!r} raised {_said(error)}: mend it"
+        ) from error
+
+
+def _nearest(name: str) -> str:
+    """The registered id most like `name`, with or without its namespace; empty if none is."""
+    matcher = difflib.SequenceMatcher(autojunk=False)
+    matcher.set_seq2(name.lower())
+
+    def likeness(known: str) -> tuple[float, float, int]:
+        ratios = []
+        for form in (known, known.rpartition("/")[2]):
+            matcher.set_seq1(form.lower())
+            ratios.append(matcher.ratio())
+        return max(ratios), ratios[0], registration.registry[known].version or 0
+
+    best = max(registration.registry, key=likeness)
+    return best if likeness(best)[0] > 0.5 else ""
+
+
+def _make_one(
+    env_id: str, found: registration.EnvSpec, kwargs: Mapping[str, object]
+) -> gym.Env[Any, Any]:
+    arguments: dict[str, Any] = dict(kwargs)
+    try:
+        return gym.make(found, disable_env_checker=True, **arguments)
+    except Exception as error:
+        _cannot_make(env_id, kwargs, error)
+
+
+def _make_vector(
+    env_id: str, found: registration.EnvSpec, num_envs: int, kwargs: Mapping[str, object]
+) -> gym.vector.VectorEnv[Any, Any, Any]:
+    arguments: dict[str, Any] = dict(kwargs)
+    try:
+        return gym.make_vec(found, num_envs, vectorization_mode="vector_entry_point", **arguments)
+    except Exception as error:
+        _cannot_make(env_id, kwargs, error)
+
+
+def _cannot_make(env_id: str, kwargs: Mapping[str, object], error: Exception) -> NoReturn:
+    if isinstance(error, (gym.error.DependencyNotInstalled, ImportError)):
+        raise ConfigError(
+            f"environment {env_id!r} needs what is not installed: {_said(error)}"
+        ) from error
+    if isinstance(error, (TypeError, ValueError, AssertionError)):
+        raise ConfigError(
+            f"environment {env_id!r} cannot be made with arguments {dict(kwargs)}: {_said(error)}: "
+            "correct or remove them"
+        ) from error
+    error.add_note(f"while making environment {env_id!r} with arguments {dict(kwargs)}")
+    raise error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _time_limit(env: gym.Env[Any, Any]) -> int:
+    """Of Gymnasium's wrapper, or what the environment itself states as `max_episode_steps`."""
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    return int(limit) if limit else _stated_limit(env.unwrapped)
+
+
+def _stated_limit(env: object) -> int:
+    limit = getattr(env, "max_episode_steps", 0)
+    return limit if isinstance(limit, int) and limit > 0 else 0
+
+
+register()

@@ -1,0 +1,216 @@
+"""Gymnasium spaces as flat dicts of arrays, and batches of their values brought into that form.
+
+| space | becomes |
+|---|---|
+| Box | the array in its own dtype, float64 as float32 |
+| Discrete(n) | one-hot float32 [n] |
+| MultiDiscrete | one-hots side by side, float32 [sum of nvec] |
+| MultiBinary | float32 of its shape |
+| Dict, Tuple | each leaf by its own row above, keys joined by "/" ("0", "1", ... in a Tuple) |
+| Text, Graph, Sequence, OneOf | refused by name |
+
+A space that is a single leaf goes by the key "observation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from recollect.types import ActionSpec, Array, ArraySpec, ConfigError, Observation
+
+ROOT = "observation"
+
+
+class _Leaf:
+    """One array of an observation: where it lies in the space, and what it must look like there."""
+
+    def __init__(self, key: str, path: tuple[str | int, ...], space: spaces.Space[Any]) -> None:
+        self.key = key
+        self.path = path
+        self.shape = tuple(space.shape or ())
+        self.dtype = np.dtype(space.dtype)
+        self.spec = ArraySpec(self.shape)
+
+    def find(self, observation: Any) -> Any:
+        for step in self.path:
+            observation = observation[step]
+        return observation
+
+    def mismatch(self, value: Any, shape: tuple[int, ...]) -> str:
+        """What is wrong with the shape or dtype of `value`, or an empty string."""
+        array = value if isinstance(value, (np.ndarray, np.generic)) else np.asarray(value)
+        if array.shape != shape:
+            return f"observation {self.key!r} has shape {array.shape}, its space says {shape}"
+        if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "same_kind"):
+            return f"observation {self.key!r} has dtype {array.dtype}, its space says {self.dtype}"
+        return ""
+
+    def encode(self, values: Array, slots: Sequence[int], faults: dict[int, str]) -> Array:
+        raise NotImplementedError
+
+
+class _Dense(_Leaf):
+    """Numbers as they are: Box and MultiBinary."""
+
+    def __init__(self, key: str, path: tuple[str | int, ...], space: spaces.Space[Any]) -> None:
+        super().__init__(key, path, space)
+        wide = self.dtype == np.float64 or isinstance(space, spaces.MultiBinary)
+        self._target = np.dtype(np.float32) if wide else self.dtype
+        self._floating = self._target.kind == "f"
+        self.spec = ArraySpec(self.shape, self._target.name)
+
+    def encode(self, values: Array, slots: Sequence[int], faults: dict[int, str]) -> Array:
+        with np.errstate(over="ignore"):  # what does not fit float32 is inf, and a fault
+            array = np.array(values, self._target, order="C")  # always a copy
+        if self._floating and not np.isfinite(array).all():
+            wrong = ~np.isfinite(array).reshape(len(array), -1)
+            for row in np.flatnonzero(wrong.any(1)).tolist():
+                at = np.unravel_index(int(wrong[row].argmax()), self.shape)
+                place = f"[{', '.join(str(i) for i in at)}]" if at else ""
+                faults.setdefault(
+                    slots[row],
+                    f"observation {self.key!r}{place} is {array[(row, *at)]}, "
+                    "a finite number was wanted",
+                )
+        return array
+
+
+class _OneHot(_Leaf):
+    """Categories as one-hots side by side: Discrete is a MultiDiscrete of one."""
+
+    def __init__(self, key: str, path: tuple[str | int, ...], space: spaces.Space[Any]) -> None:
+        super().__init__(key, path, space)
+        if isinstance(space, spaces.Discrete):
+            sizes, start = np.array([space.n]), np.array([space.start])
+        else:
+            assert isinstance(space, spaces.MultiDiscrete)
+            sizes, start = space.nvec.reshape(-1), space.start.reshape(-1)
+        self._sizes = sizes.astype(np.int64)
+        self._start = start.astype(np.int64)
+        self._offsets = np.cumsum(self._sizes) - self._sizes
+        self.spec = ArraySpec((int(self._sizes.sum()),))
+
+    def encode(self, values: Array, slots: Sequence[int], faults: dict[int, str]) -> Array:
+        index = np.asarray(values).reshape(len(values), -1) - self._start  # [n, categories]
+        inside = (index >= 0) & (index < self._sizes)
+        row = np.arange(len(index))[:, None]
+        array = self.spec.zeros(len(index))
+        array[row, self._offsets + np.where(inside, index, 0)] = inside
+        if not inside.all():
+            for i, column in zip(*np.nonzero(~inside), strict=True):
+                low = int(self._start[column])
+                faults.setdefault(
+                    slots[i],
+                    f"observation {self.key!r} is {index[i, column] + low}, a number from {low} "
+                    f"to {low + int(self._sizes[column]) - 1} was wanted",
+                )
+        return array
+
+
+def _leaves(space: spaces.Space[Any], env_id: str, path: tuple[str | int, ...] = ()) -> list[_Leaf]:
+    key = "/".join(str(step) for step in path) or ROOT
+    if isinstance(space, spaces.Dict):
+        parts: list[tuple[str | int, spaces.Space[Any]]] = list(space.spaces.items())
+    elif isinstance(space, spaces.Tuple):
+        parts = list(enumerate(space.spaces))
+    elif isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return [_OneHot(key, path, space)]
+    elif isinstance(space, (spaces.Box, spaces.MultiBinary)):
+        return [_Dense(key, path, space)]
+    else:
+        raise ConfigError(
+            f"{env_id}: observation {key!r} is {type(space).__name__}, numbers in arrays of a fixed shape "
+            "were wanted: wrap the environment so that it drops this or encodes it as a Box"
+        )
+    found = [leaf for step, part in parts for leaf in _leaves(part, env_id, (*path, step))]
+    if not path:
+        keys = [leaf.key for leaf in found]
+        twice = sorted({k for k in keys if keys.count(k) > 1})
+        if twice or not keys:
+            what = f"two entries named {twice[0]!r}" if twice else "nothing in it"
+            raise ConfigError(
+                f"{env_id}: its observation space has {what} once nested keys are joined by '/': "
+                "wrap the environment and rename or add entries"
+            )
+    return found
+
+
+class Encoder:
+    """Turns batches of a space's values into flat dicts of arrays.
+
+    Args:
+        space: of one environment's observations.
+        env_id: to name in errors.
+    Raises:
+        ConfigError: a part of the space cannot become an array; the message names its key.
+    """
+
+    def __init__(self, space: spaces.Space[Any], env_id: str) -> None:
+        self._leaves = _leaves(space, env_id)
+        self.specs: dict[str, ArraySpec] = {leaf.key: leaf.spec for leaf in self._leaves}
+        root = self._leaves[0]
+        self._plain = (root.shape, root.dtype) if not root.path else None
+
+    def encode(self, batch: Any, slots: Sequence[int], faults: dict[int, str]) -> Observation:
+        """Fresh arrays [len(slots), ...] by key, sharing no memory with `batch`.
+
+        Args:
+            batch: what a vector environment with this single space gives, one row for each slot.
+            slots: the number of the environment in each row.
+            faults: gets, by slot, what was wrong with its values (not finite, or no such category).
+        Raises:
+            RuntimeError: an entry is missing or has another shape or dtype than its space says.
+        """
+        observation: Observation = {}
+        for leaf in self._leaves:
+            try:
+                values = np.asarray(leaf.find(batch))
+            except (KeyError, IndexError, TypeError) as error:
+                raise RuntimeError(f"observation {leaf.key!r} is missing") from error
+            wrong = leaf.mismatch(values, (len(slots), *leaf.shape))
+            if wrong:
+                raise RuntimeError(wrong)
+            observation[leaf.key] = leaf.encode(values, slots, faults)
+        return observation
+
+    def mismatch(self, observation: Any) -> str:
+        """What is wrong with the shape or dtype of a single observation, or an empty string."""
+        if (
+            type(observation) is np.ndarray
+            and (observation.shape, observation.dtype) == self._plain
+        ):
+            return ""  # nearly always; the rest costs as much as a small environment's step
+        for leaf in self._leaves:
+            try:
+                value = leaf.find(observation)
+            except (KeyError, IndexError, TypeError):
+                return f"observation {leaf.key!r} is missing"
+            wrong = leaf.mismatch(value, leaf.shape)
+            if wrong:
+                return wrong
+        return ""
+
+
+def action_spec(space: spaces.Space[Any], env_id: str) -> ActionSpec:
+    """The actions of one environment: Discrete from 0 whatever its start, or a Box of floats.
+
+    Raises:
+        ConfigError: neither of the two.
+    """
+    if isinstance(space, spaces.Discrete):
+        return ActionSpec(int(space.n))
+    if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f":
+        low, high = (
+            tuple(float(x) for x in np.asarray(bound).reshape(-1))
+            for bound in (space.low, space.high)
+        )
+        return ActionSpec(0, tuple(space.shape), low, high)
+    kind = type(space).__name__
+    raise ConfigError(
+        f"{env_id}: its actions are {kind} of {space.dtype}, Discrete or a Box of floats was wanted: wrap "
+        "the environment so that one number (every combination counted) or a Box says the action"
+    )

@@ -1,0 +1,1 @@
+"""The papers' equations, one pure function each: no config, no state, no logging."""

@@ -1,0 +1,492 @@
+"""Blocks: the steps of an episode as they travel and lie in memory, once.
+
+A block holds the `period` steps of an episode from step `index * period` on; the episode's last
+block holds the rest. It is one buffer of bytes, the same in memory, on the wire and on disk: fields
+after one another, each beginning at a multiple of 64 bytes,
+
+    observation, per key  [C + L (+ 1 in the last block), ...]   keys in alphabetical order
+    action                [1 + L, ...]   row 0 is the action before the block's first step
+    reward                [1 + L]        float32, row 0 likewise
+    discount              [L]            float32
+    states                [S, H]         float32, S of the spec's offsets lie below L
+
+with L steps and C = stack - 1. The rows that stand before a field's first step (C frames, one
+action, one reward) are as the actor saw them, so that a stack of frames and the previous action and
+reward can be given for every step when the block before is gone.
+
+The kernels at the end copy rows from many blocks into one batch. They read by address: who calls
+them keeps the blocks alive meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from recollect.types import NO_ACTION, Array, ArraySpec, ConfigError, Observation
+
+ALIGNMENT = 64  # bytes: a cache line, and what processors and pinned copies like
+REWARD_SPEC = ArraySpec((), "float32")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a block: `lead` rows before its first step, one row per step.
+
+    Where `closing` is 1 the last block of an episode has one more row at its end.
+    """
+
+    name: str
+    spec: ArraySpec
+    lead: int
+    closing: int
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """How the blocks of one program lie in memory.
+
+    Args:
+        observation: per key, one observation: a single frame where `stack` is more than 1.
+        action: one action: whole numbers, where -1 is none, or floats, where zeros are none.
+        state_size: H, floats of a recurrent state; 0 for a network without one.
+        period: P, steps of every block but an episode's last.
+        state_offsets: rising offsets in [0, P), the first 0, before whose steps the block carries
+            the recurrent state; range(P) for all of them.
+        stack: frames that make up what the actor saw; 1 for none.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    observation: Mapping[str, ArraySpec]
+    action: ArraySpec
+    state_size: int
+    period: int
+    state_offsets: tuple[int, ...]
+    stack: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("state_size", 0), ("period", 1), ("stack", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        offsets = self.state_offsets
+        if tuple(sorted({0, *offsets})) != tuple(offsets) or max(offsets) >= self.period:
+            raise ConfigError(
+                f"state_offsets must rise from 0 and stay below period {self.period}, not {offsets}"
+            )
+        if not self.observation:
+            raise ConfigError("observation must have at least one key")
+        for key, spec in self.observation.items():
+            if np.dtype(spec.dtype).kind not in "biuf" or spec.nbytes == 0:
+                raise ConfigError(f"observation {key!r} must be numbers, at least one, not {spec}")
+        if np.dtype(self.action.dtype).kind not in "if" or self.action.nbytes == 0:
+            raise ConfigError(f"action must be signed whole numbers or floats, not {self.action}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlockSpec, (
+            dict(self.observation),
+            self.action,
+            self.state_size,
+            self.period,
+            self.state_offsets,
+            self.stack,
+        )
+
+    @property
+    def context(self) -> int:
+        """C = stack - 1, frames before the first one of every block."""
+        return self.stack - 1
+
+    @property
+    def every_state(self) -> bool:
+        """Whether blocks carry the recurrent state before every step."""
+        return self.state_size > 0 and len(self.state_offsets) == self.period
+
+    @property
+    def no_action(self) -> int:
+        """What every entry of an action is where there was none: -1 or 0."""
+        return NO_ACTION if np.dtype(self.action.dtype).kind == "i" else 0
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields in their order in the buffer: observations, then the other four."""
+        return (
+            *(
+                Field(f"observation {key!r}", self.observation[key], self.context, 1)
+                for key in sorted(self.observation)
+            ),
+            Field("action", self.action, 1, 0),
+            Field("reward", REWARD_SPEC, 1, 0),
+            Field("discount", REWARD_SPEC, 0, 0),
+            Field("states", ArraySpec((self.state_size,)), 0, 0),
+        )
+
+    @cached_property
+    def offsets(self) -> Array:
+        """Where each field begins in the buffer of a block, and the buffer's size.
+
+        [2, P + 1, F + 1] int64, by whether the block is its episode's last, by its steps, by field.
+        """
+        table = np.zeros((2, self.period + 1, len(self.fields) + 1), np.int64)
+        for last in range(2):
+            for steps in range(self.period + 1):
+                for i, field in enumerate(self.fields):
+                    size = self.rows(i, steps, bool(last)) * field.spec.nbytes
+                    aligned = -(-size // ALIGNMENT) * ALIGNMENT
+                    table[last, steps, i + 1] = table[last, steps, i] + aligned
+        return table
+
+    def rows(self, field: int, steps: int, last: bool) -> int:
+        """Rows of field number `field` in a block of `steps` steps."""
+        if self.fields[field].name == "states":
+            return sum(offset < steps for offset in self.state_offsets)
+        return self.fields[field].lead + steps + self.fields[field].closing * last
+
+    def nbytes(self, steps: int, last: bool) -> int:
+        """Bytes of the buffer of a block of `steps` steps."""
+        return int(self.offsets[int(last), steps, -1])
+
+    def check_steps(self, index: int, steps: int, last: bool) -> None:
+        """Raise ValueError unless block `index` of an episode can have `steps` steps.
+
+        All have `period`, but for the last one. That one may have none, only the closing
+        observation, where the episode was cut just after a block had been sent.
+        """
+        least = self.period if not last else 0 if index > 0 else 1
+        if index < 0 or not least <= steps <= self.period:
+            kind = "last block" if last else "block that is not the last"
+            raise ValueError(
+                f"block {index} has {steps} steps: a {kind} of an episode has {least} to "
+                f"{self.period}, and blocks are numbered from 0"
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Some steps of one episode, immutable. Made by `build` or `from_buffer`.
+
+    Args:
+        spec: how the buffer is laid out.
+        episode: uid of the episode, not negative.
+        index: number of the block in its episode; its first step is `index * period`.
+        steps: L.
+        last: whether the episode ends with it.
+        buffer: [nbytes] uint8, read-only, contiguous, aligned to 64 bytes.
+    """
+
+    spec: BlockSpec
+    episode: int
+    index: int
+    steps: int
+    last: bool
+    buffer: Array
+
+    def __post_init__(self) -> None:
+        self.spec.check_steps(self.index, self.steps, self.last)
+        if self.episode < 0:
+            raise ValueError(f"an episode's uid is not negative, not {self.episode}")
+        wanted = self.spec.nbytes(self.steps, self.last)
+        buffer = self.buffer
+        if buffer.dtype != np.uint8 or buffer.shape != (wanted,) or not buffer.flags.c_contiguous:
+            raise ValueError(
+                f"block {self.index} of episode {self.episode}, {self.steps} steps, takes {wanted} "
+                f"contiguous bytes, not {buffer.dtype} {buffer.shape}"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        header = (self.spec, self.episode, self.index, self.steps, self.last)
+        return Block.from_buffer, (*header, self.buffer)
+
+    @classmethod
+    def build(
+        cls,
+        spec: BlockSpec,
+        episode: int,
+        index: int,
+        observations: Mapping[str, Array],
+        actions: Array,
+        rewards: Array,
+        discounts: Array,
+        states: Array,
+        previous_action: Array | int,
+        previous_reward: Array | float,
+        last: bool,
+    ) -> Block:
+        """Check what the actor gathered and copy it, once, into a new block.
+
+        Args:
+            spec: as above.
+            episode: as above.
+            index: as above.
+            observations: per key [C + L (+ 1 if last), ...]: the C frames before, then one before
+                each step, then, in the last block, the closing one.
+            actions: [L, ...].
+            rewards: [L] float32.
+            discounts: [L] float32.
+            states: [S, H] float32, before the steps at those of the spec's offsets that are < L.
+            previous_action: [...] the action before the first step.
+            previous_reward: the reward before the first step.
+            last: as above.
+
+        Raises:
+            ValueError: a field of the wrong shape or dtype, or with a value that is not finite.
+        """
+        steps = len(actions)
+        spec.check_steps(index, steps, last)
+        if set(observations) != set(spec.observation):
+            raise ValueError(
+                f"observations {sorted(observations)} came where {sorted(spec.observation)} "
+                "were wanted"
+            )
+        previous = (
+            np.asarray(previous_action, spec.action.dtype),
+            np.asarray(previous_reward, np.float32),
+        )
+        buffer = _aligned_zeros(spec.nbytes(steps, last))
+        given = [observations[key] for key in sorted(observations)]
+        for i, array in enumerate((*given, actions, rewards, discounts, states)):
+            field = spec.fields[i]
+            rows = _view(spec, i, steps, last, buffer)
+            if field.name in ("action", "reward"):
+                before = previous[field.name == "reward"]
+                _check(f"previous_{field.name}", before, before.dtype, field.spec.shape)
+                rows[0], rows = before, rows[1:]
+            _check(field.name, array, rows.dtype, rows.shape)
+            rows[...] = array
+        buffer.setflags(write=False)
+        return cls(spec, episode, index, steps, bool(last), buffer)
+
+    @classmethod
+    def from_buffer(
+        cls, spec: BlockSpec, episode: int, index: int, steps: int, last: bool, buffer: Array
+    ) -> Block:
+        """A block from the wire or the disk.
+
+        The buffer is kept where it is read-only and aligned, and copied otherwise.
+
+        Raises:
+            ValueError: the buffer's size is not that of such a block, or there is no such block.
+        """
+        buffer = np.asarray(buffer)
+        if buffer.flags.writeable or not buffer.flags.c_contiguous or _address(buffer) % ALIGNMENT:
+            buffer = _aligned_copy(buffer)
+        return cls(spec, int(episode), int(index), int(steps), bool(last), buffer)
+
+    def owned(self) -> Block:
+        """This block, or a copy if its bytes are a part of something larger.
+
+        Who keeps a block keeps all that its buffer is cut from: a whole message, or an object that
+        a store could otherwise drop.
+        """
+        root = self.buffer
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        if root.flags.owndata and root.nbytes <= self.nbytes + ALIGNMENT:
+            return self
+        header = (self.spec, self.episode, self.index, self.steps, self.last)
+        return Block(*header, _aligned_copy(self.buffer))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer."""
+        return self.buffer.nbytes
+
+    @property
+    def address(self) -> int:
+        """Where the buffer begins."""
+        return _address(self.buffer)
+
+    def field(self, number: int) -> Array:
+        """Field `number` of the spec with all its rows, read-only."""
+        return _view(self.spec, number, self.steps, self.last, self.buffer)
+
+    @property
+    def observation(self) -> Observation:
+        """Per key [C + L (+ 1 if last), ...]: context, one per step, and the closing one."""
+        return {key: self.field(i) for i, key in enumerate(sorted(self.spec.observation))}
+
+    @property
+    def context(self) -> Observation:
+        """Per key [C, ...], the frames before the first step's."""
+        return {key: rows[: self.spec.context] for key, rows in self.observation.items()}
+
+    @property
+    def action(self) -> Array:
+        """[L, ...]."""
+        return self.field(len(self.spec.observation))[1:]
+
+    @property
+    def previous_action(self) -> Array:
+        """[...] the action before the first step; -1 or zeros if there was none."""
+        return self.field(len(self.spec.observation))[0]
+
+    @property
+    def reward(self) -> Array:
+        """[L] float32."""
+        return self.field(len(self.spec.observation) + 1)[1:]
+
+    @property
+    def previous_reward(self) -> float:
+        """The reward before the first step; 0 if there was none."""
+        return float(self.field(len(self.spec.observation) + 1)[0])
+
+    @property
+    def discount(self) -> Array:
+        """[L] float32: 0 on termination."""
+        return self.field(len(self.spec.observation) + 2)
+
+    @property
+    def states(self) -> Array:
+        """[S, H] float32, before the steps at those of the spec's offsets that are < L."""
+        return self.field(len(self.spec.observation) + 3)
+
+
+def _view(spec: BlockSpec, field: int, steps: int, last: bool, buffer: Array) -> Array:
+    """Field number `field` of a block's buffer."""
+    element = spec.fields[field].spec
+    rows = spec.rows(field, steps, last)
+    start = int(spec.offsets[int(last), steps, field])
+    flat = buffer[start : start + rows * element.nbytes].view(element.dtype)
+    return flat.reshape(rows, *element.shape)
+
+
+def _check(name: str, array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless `array` is as wanted and finite."""
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(
+            f"{name} must be {dtype} of shape {shape}, not {array.dtype} of shape {array.shape}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} holds a value that is not finite: drop the episode")
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _aligned_zeros(nbytes: int) -> Array:
+    room = np.zeros(nbytes + ALIGNMENT, np.uint8)
+    start = -_address(room) % ALIGNMENT
+    return room[start : start + nbytes]
+
+
+def _aligned_copy(buffer: Array) -> Array:
+    if buffer.dtype != np.uint8 or buffer.ndim != 1:
+        raise ValueError(f"a buffer is a row of bytes, not {buffer.dtype} {buffer.shape}")
+    copy = _aligned_zeros(len(buffer))
+    copy[...] = buffer
+    copy.setflags(write=False)
+    return copy
+
+
+@intrinsic
+def _memcpy(typing_context, target, source, count):  # type: ignore[no-untyped-def]
+    """Copy `count` bytes from one address to another."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        to, begin, size = arguments
+        to = builder.inttoptr(to, cgutils.voidptr_t)
+        begin = builder.inttoptr(begin, cgutils.voidptr_t)
+        cgutils.raw_memcpy(builder, to, begin, size, 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), generate
+
+
+_copy_bytes: Any = _memcpy  # as compiled code calls it: (target, source, count)
+
+
+_INTS = [types.Array(types.int64, n, "C", readonly=True) for n in range(4)]
+
+
+@njit(
+    [
+        types.boolean(
+            types.Array(types.uint8, 3, "C"),
+            _INTS[3],
+            _INTS[1],
+            _INTS[3],
+            *[types.int64] * 3,
+            *[_INTS[1]] * 3,
+            types.uint8,
+        )
+    ],
+    cache=True,
+    nogil=True,
+)
+def copy_rows(  # type: ignore[no-untyped-def]
+    out, pieces, held, offsets, field, lead, closing, first, column, count, fill
+):
+    """Copy runs of one field's rows out of chains of blocks, one chain per member of a batch.
+
+    out[column[b] + i, b] is row first[b] + i of chain b for 0 <= i < count[b]: rows are counted
+    from the first of the chain's first block, and the `lead` rows of later blocks are passed over,
+    for the rows before them say the same. Every other byte of `out` is set to `fill`.
+
+    Args:
+        out: [R, B, bytes of a row] uint8.
+        pieces: [B, K, 3] address, steps and last of the blocks of each chain.
+        held: [B] how many blocks each chain has.
+        offsets: the spec's.
+        field: number of the field.
+        lead: its rows before a block's first step.
+        closing: its rows after the last step of an episode's last block.
+        first: [B] row of the first block to begin with.
+        column: [B] row of `out` to begin at.
+        count: [B] rows to copy.
+        fill: a byte.
+
+    Returns:
+        False if a chain had fewer rows than asked for, or `out` less room: then the copy stopped.
+    """
+    rows, batch, size = out.shape
+    begin = out.ctypes.data
+    stride = batch * size
+    for b in range(batch):
+        until = column[b] + count[b]
+        if column[b] < 0 or count[b] < 0 or first[b] < 0 or until > rows:
+            return False
+        for t in range(rows):
+            if t < column[b] or t >= until:
+                out[t, b, :] = fill
+        target = begin + column[b] * stride + b * size
+        left = count[b]
+        row = first[b]
+        k = 0
+        while left > 0:
+            if k >= held[b]:
+                return False
+            steps = pieces[b, k, 1]
+            last = pieces[b, k, 2]
+            run = min(left, lead + steps + closing * last - row)
+            if run <= 0:
+                return False
+            source = pieces[b, k, 0] + offsets[last, steps, field] + row * size
+            # With a constant size a copy is one load and one store.
+            if size == 4:
+                for _ in range(run):
+                    _copy_bytes(target, source, 4)
+                    target += stride
+                    source += 4
+            elif size == 8:
+                for _ in range(run):
+                    _copy_bytes(target, source, 8)
+                    target += stride
+                    source += 8
+            else:
+                for _ in range(run):
+                    _copy_bytes(target, source, size)
+                    target += stride
+                    source += size
+            left -= run
+            row = lead
+            k += 1
+    return True

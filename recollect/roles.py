@@ -1,0 +1,55 @@
+"""The roles of a program's parts, as protocols, and which calls may be posted without waiting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from recollect.types import Metrics
+
+
+@dataclass(frozen=True)
+class Role:
+    """How a runtime may treat a part.
+
+    Args:
+        worker: True if the part has `ready()` and `step()` and wants turns of its own; False if it
+            only answers calls (a service).
+        posted: names of methods a caller may fire without waiting: they return None, keep their
+            order per caller, and may be applied late.
+    """
+
+    worker: bool
+    posted: frozenset[str] = frozenset()
+
+
+REPLAY = Role(worker=False, posted=frozenset({"insert", "update_priorities", "drop_episode"}))
+PARAMETERS = Role(worker=False, posted=frozenset({"publish"}))
+ACTOR = Role(worker=True)
+LEARNER = Role(worker=True)
+EVALUATOR = Role(worker=True)
+
+
+@runtime_checkable
+class Service(Protocol):
+    """A part that answers calls."""
+
+    def metrics(self) -> Metrics:
+        """Figures since the last call, by name; names carry their unit."""
+
+
+@runtime_checkable
+class Worker(Protocol):
+    """A part that takes turns. `step` is bounded work and never waits for another part."""
+
+    def ready(self) -> bool:
+        """Whether a turn would do something now."""
+
+    def step(self) -> None:
+        """Take one turn."""
+
+    def counts(self) -> dict[str, int]:
+        """What this part has added to the run's totals, such as `env_steps` or `updates`."""
+
+    def metrics(self) -> Metrics:
+        """Figures since the last call, by name; names carry their unit."""

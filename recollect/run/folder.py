@@ -1,0 +1,289 @@
+"""A run's folder: where its config, metrics, checkpoints and figures lie.
+
+    config.json       what was asked for, complete: the run can be repeated from it
+    system.json       where it ran: Python, platform, package versions, processors, memory
+    status.json       how it stands, replaced as it goes
+    metrics.jsonl     one row a line; the truth
+    tensorboard/      the same rows as TensorBoard events
+    checkpoints/      see `recollect.run.checkpoint`
+    videos/           recorded episodes
+    curve.png         return against environment steps
+
+`RunFolder` is path-like: wherever a run's path is wanted, it can be given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recollect.types import ConfigError
+
+CONFIG_BYTES_LIMIT = 4 << 20
+PACKAGES = (
+    "recollect",
+    "numpy",
+    "torch",
+    "gymnasium",
+    "numba",
+    "safetensors",
+    "scipy",
+    "zstandard",
+    "ray",
+    "ale-py",
+    "mujoco",
+)
+
+
+class RunFolder:
+    """The folder of one run; made by `create` or found by `open`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], config: Mapping[str, Any]) -> RunFolder:
+        """Make the folder of a new run, with config.json and system.json in it.
+
+        Nothing is ever overwritten. config.json comes last, so that a folder that has it is whole;
+        if anything fails, what was written is taken away again.
+
+        Args:
+            path: a folder that is not there yet, or is empty.
+            config: what JSON can hold.
+        Raises:
+            ConfigError: if the folder holds anything, or the config is not JSON.
+        """
+        run = cls(path)
+        try:
+            text = json.dumps(dict(config), indent=2, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(f"the config cannot be written as JSON: {error}") from error
+        run._refuse_if_taken()
+        created = not run.path.exists()
+        run.path.mkdir(parents=True, exist_ok=True)
+        try:
+            write_atomic(run.system_path, json.dumps(describe_system(), indent=2).encode())
+            write_atomic(run.config_path, text.encode())
+        except BaseException:
+            run.config_path.unlink(missing_ok=True)
+            run.system_path.unlink(missing_ok=True)
+            if created:
+                with contextlib.suppress(OSError):
+                    run.path.rmdir()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """The run in a folder.
+
+        Raises:
+            ConfigError: if no run is there; it names the run beside it with the nearest name.
+        """
+        run = cls(path)
+        if run.config_path.is_file():
+            return run
+        what = "has no config.json" if run.path.is_dir() else "is not a folder"
+        raise ConfigError(f"{run.path} is not a run: it {what}. {_nearest(run.path)}")
+
+    @property
+    def config_path(self) -> Path:
+        """Where config.json lies."""
+        return self.path / "config.json"
+
+    @property
+    def system_path(self) -> Path:
+        """Where system.json lies."""
+        return self.path / "system.json"
+
+    @property
+    def status_path(self) -> Path:
+        """Where status.json lies."""
+        return self.path / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Where metrics.jsonl lies."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Where the TensorBoard events lie."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def videos(self) -> Path:
+        """Where recorded episodes lie."""
+        return self.path / "videos"
+
+    @property
+    def curve(self) -> Path:
+        """Where the learning curve lies."""
+        return self.path / "curve.png"
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds.
+
+        Raises:
+            ConfigError: if it is missing, over 4 MiB, or not a JSON object.
+        """
+        try:
+            return read_json(self.config_path, CONFIG_BYTES_LIMIT)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{error}. A run cannot go on without its config: restore the file from a copy, "
+                "or start a new run"
+            ) from error
+
+    def status(self) -> dict[str, Any]:
+        """What `write_status` wrote last, or nothing.
+
+        Raises:
+            ValueError: if status.json is damaged.
+        """
+        if not self.status_path.exists():
+            return {}
+        return read_json(self.status_path, CONFIG_BYTES_LIMIT)
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace status.json; who reads it meanwhile sees the old one or the new one, whole."""
+        write_atomic(self.status_path, json.dumps(dict(status), indent=2).encode())
+
+    def _refuse_if_taken(self) -> None:
+        if self.config_path.exists():
+            raise ConfigError(
+                f"{self.path} already holds a run: give another folder with --run-dir, "
+                "or delete this one"
+            )
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise ConfigError(
+                f"{self.path} is a file, and a run needs a folder: give another with --run-dir"
+            )
+        others = sorted(entry.name for entry in self.path.iterdir())
+        if others:
+            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            raise ConfigError(
+                f"{self.path} is not empty (it holds {shown}), and a run needs a folder of its "
+                "own: give another with --run-dir, or delete this one"
+            )
+
+
+def default_run_dir(
+    agent: str, env_id: str, seed: int, root: str | os.PathLike[str] = "runs"
+) -> Path:
+    """A folder name no other run has: `runs/r2d2-PositionCartPole-v0-s1-20260102-120000`.
+
+    Of the environment's id the last part counts, without module and namespace. A second run in the
+    same second gets `-2` at its end, and so on.
+    """
+    env = re.sub(r"[^A-Za-z0-9._-]+", "_", re.split(r"[:/]", env_id)[-1])
+    stem = f"{agent}-{env}-s{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, number = Path(root) / stem, 1
+    while path.exists():
+        number += 1
+        path = Path(root) / f"{stem}-{number}"
+    return path
+
+
+def describe_system() -> dict[str, Any]:
+    """Where this process runs: versions, processors, memory."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {
+        "python": sys.version,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "packages": versions,
+    }
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, also if the power fails: beside, fsync, then rename."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path, bytes_limit: int) -> dict[str, Any]:
+    """The JSON object a file holds.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is larger than `bytes_limit`, or not a JSON object; the file is named.
+    """
+    with open(path, "rb") as file:
+        data = file.read(bytes_limit + 1)
+    if len(data) > bytes_limit:
+        raise ValueError(f"{path}: expected at most {bytes_limit:,} bytes, found more")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected JSON, found damage ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    return value
+
+
+def _nearest(path: Path) -> str:
+    """Which run a mistyped path may have meant."""
+    with contextlib.suppress(OSError):
+        runs = [entry.parent.name for entry in path.parent.glob("*/config.json")]
+        near = difflib.get_close_matches(path.name, runs, n=1, cutoff=0.6)
+        if near:
+            return f"Did you mean {path.parent / near[0]}?"
+        if runs:
+            return f"There are {len(runs)} runs in {path.parent}, none with a name near it"
+    return f"There are no runs in {path.parent}"
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every platform tells
+        return None

@@ -1,0 +1,317 @@
+"""What a person sees while a run goes on: a quiet panel on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+GREEDY = "evaluator/return_mean"
+TRAINING = "actor/return_mean"
+LAG = "actor/lag_updates"
+FILL = "replay/fill"
+BYTES = "replay/bytes"
+
+RATE_SECONDS = 30.0
+"""Speeds are taken over this long, so that they neither jump nor lag far behind."""
+
+WIDEST = 100
+THREE_COLUMNS, TWO_COLUMNS = 76, 52
+"""A terminal of so many characters has room for three, or two, columns of figures."""
+
+
+class Progress:
+    """Shows how far a run is. Rows are those of metrics.jsonl; what one lacks stays as it was.
+
+    Nothing that goes wrong with the stream ends the run: a stream that breaks is left alone.
+
+    Args:
+        total_env_steps: where the run ends.
+        title: what is running.
+        stream: where to show it; stdout if None. A terminal gets a panel redrawn in place, all
+            else gets lines.
+        quiet: show nothing at all.
+        every_seconds: plain lines come no more often; the first and the last always come.
+        clock: seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        total_env_steps: int,
+        title: str,
+        stream: TextIO | None = None,
+        *,
+        quiet: bool = False,
+        every_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stream: TextIO = sys.stdout if stream is None else stream
+        self._title, self._quiet, self._every, self._clock = title, quiet, every_seconds, clock
+        self._tracker = Tracker(total_env_steps, clock)
+        self._live: Any = None
+        self._written_at: float | None = None
+        self._unwritten = False
+
+    def __enter__(self) -> Progress:
+        if self._quiet:
+            return self
+        from rich.console import Console
+
+        console = Console(file=self._stream)
+        if console.is_terminal and not console.is_dumb_terminal:
+            from rich.live import Live
+
+            self._live = Live(
+                get_renderable=lambda: panel(self._title, self._tracker.figures(), console.width),
+                console=console,
+                refresh_per_second=2,  # more often is only unrest
+            )
+            self._live.start()
+        else:
+            self.line(self._title)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()  # draws once more, and leaves the panel standing
+            self._live = None
+        elif self._unwritten:
+            self._write_figures()
+
+    def update(self, row: Mapping[str, Any]) -> None:
+        """Show the figures of a row; `env_steps` must be among them.
+
+        Raises:
+            ValueError: if it is not.
+        """
+        if "env_steps" not in row:
+            raise ValueError(f"a row of metrics needs 'env_steps', this one has {sorted(row)}")
+        self._tracker.add(row)
+        if self._quiet or self._live is not None:
+            return
+        now = self._clock()
+        if self._written_at is None or now - self._written_at >= self._every:
+            self._written_at = now
+            self._write_figures()
+        else:
+            self._unwritten = True
+
+    def line(self, text: str) -> None:
+        """Say something once, above the panel or among the lines."""
+        self._say(text, None)
+
+    def note(self, text: str) -> None:
+        """Say something that is good to know and need not be read; dimmed on a terminal."""
+        self._say(text, "dim")
+
+    def _say(self, text: str, style: str | None) -> None:
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.console.print(text, style=style, markup=False, highlight=False)
+            return
+        try:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # the reader left, or the stream is closed
+            self._quiet = True
+
+    def _write_figures(self) -> None:
+        self._unwritten = False
+        self.line(plain_line(self._tracker.figures()))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is shown; None is not known yet. Rates are per second, `fill` and `done` in [0, 1]."""
+
+    env_steps: int
+    total_env_steps: int
+    done: float
+    elapsed_seconds: float
+    left_seconds: float | None
+    greedy_return: float | None
+    best_return: float | None
+    training_return: float | None
+    env_steps_per_second: float | None
+    updates_per_second: float | None
+    fill: float | None
+    replay_bytes: float | None
+    lag_updates: float | None
+
+
+class Tracker:
+    """Rows in, figures out: the latest value of each metric, and speeds over the last while."""
+
+    def __init__(self, total_env_steps: int, clock: Callable[[], float]) -> None:
+        self._total, self._clock, self._began = total_env_steps, clock, clock()
+        self._latest: Mapping[str, Any] = {}
+        self._best: float | None = None
+        self._recent: deque[tuple[float, float, float]] = deque()
+        self._rates: tuple[float | None, float | None] = (None, None)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a row."""
+        known = {name: value for name, value in row.items() if value is not None}
+        # A new mapping, put in place at once: the panel is drawn from another thread.
+        self._latest = {**self._latest, **known}
+        greedy = known.get(GREEDY)
+        if greedy is not None and (self._best is None or greedy > self._best):
+            self._best = greedy
+        now = float(known.get("seconds", self._clock() - self._began))
+        self._recent.append((now, known["env_steps"], self._latest.get("updates", 0)))
+        while len(self._recent) > 2 and self._recent[1][0] <= now - RATE_SECONDS:
+            self._recent.popleft()
+        then, steps, updates = self._recent[0]
+        if now > then:
+            span = now - then
+            self._rates = (
+                (known["env_steps"] - steps) / span,
+                (self._latest.get("updates", 0) - updates) / span,
+            )
+
+    def figures(self) -> Figures:
+        """How it stands now."""
+        row = self._latest
+        env_steps = int(row.get("env_steps", 0))
+        steps_rate, updates_rate = self._rates
+        left = max(0, self._total - env_steps)
+        return Figures(
+            env_steps=env_steps,
+            total_env_steps=self._total,
+            done=min(1.0, env_steps / self._total) if self._total else 1.0,
+            elapsed_seconds=self._clock() - self._began,
+            left_seconds=left / steps_rate if left and steps_rate else None,
+            greedy_return=row.get(GREEDY),
+            best_return=self._best,
+            training_return=row.get(TRAINING),
+            env_steps_per_second=steps_rate,
+            updates_per_second=updates_rate if "updates" in row else None,
+            fill=row.get(FILL),
+            replay_bytes=row.get(BYTES),
+            lag_updates=row.get(LAG),
+        )
+
+
+def panel(title: str, now: Figures, width: int) -> Any:
+    """The figures as a rich renderable for a terminal `width` characters wide."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    width = min(width, WIDEST)
+    steps = f"{now.env_steps:,} of {now.total_env_steps:,} steps"
+    left = "" if now.left_seconds is None else f"{duration(now.left_seconds)} left"
+    times = f"{duration(now.elapsed_seconds)} gone" + (f", {left}" if left else "")
+
+    bar = Table.grid(expand=True, padding=(0, 1))
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right", width=4)
+    bar.add_row(
+        ProgressBar(total=1.0, completed=now.done, complete_style="cyan", finished_style="green"),
+        Text(percent(now.done), "bold"),
+    )
+
+    under = Table.grid(expand=True)
+    under.add_column(no_wrap=True)
+    under.add_column(justify="right", no_wrap=True)
+    if len(steps) + len(times) < width:
+        under.add_row(Text(steps), Text(times, "dim"))
+    elif len(steps) + len(left) < width:
+        under.add_row(Text(steps), Text(left, "dim"))
+    else:
+        under.add_row(Text(left or steps, "dim"))
+
+    cells = [
+        ("greedy return", number(now.greedy_return), "bold green"),
+        ("best so far", number(now.best_return), ""),
+        ("training return", number(now.training_return), ""),
+        ("env steps/s", number(now.env_steps_per_second), ""),
+        ("updates/s", number(now.updates_per_second), ""),
+        ("lag, updates", number(now.lag_updates), ""),
+        ("replay full", percent(now.fill), ""),
+        ("replay size", size(now.replay_bytes), ""),
+    ]
+    columns = 3 if width >= THREE_COLUMNS else 2 if width >= TWO_COLUMNS else 1
+    rows = -(-len(cells) // columns)
+    figures = Table.grid()
+    # On the narrowest the labels give way, never the digits.
+    widest_label = 18 if columns > 1 else max(3, width - 9)
+    for column in range(columns):
+        figures.add_column(style="dim", no_wrap=True, max_width=widest_label, overflow="ellipsis")
+        figures.add_column(justify="right", no_wrap=True, min_width=9)
+        if column < columns - 1:
+            figures.add_column(width=4)
+    for row in range(rows):
+        line: list[Text] = []
+        for label, value, style in cells[row::rows]:
+            line += [Text(label + "  "), Text(value, style), Text()]
+        figures.add_row(*line[: 3 * columns - 1])
+
+    whole = Table.grid(expand=True)
+    whole.width = width
+    whole.add_row(Group(Text(title, "bold", no_wrap=True, overflow="ellipsis"), bar, under))
+    whole.add_row(Text())
+    whole.add_row(figures)
+    return whole
+
+
+def plain_line(now: Figures) -> str:
+    """The figures as one line; the columns of successive lines stand under each other."""
+    steps = f"{now.env_steps:,}".rjust(len(f"{now.total_env_steps:,}"))
+    left = "" if now.left_seconds is None else f"{duration(now.left_seconds)} left"
+    return "   ".join(
+        (
+            f"{percent(now.done):>4}  {steps} steps",
+            f"greedy {number(now.greedy_return):>8}",
+            f"training {number(now.training_return):>8}",
+            f"{number(now.env_steps_per_second):>7} steps/s",
+            f"{number(now.updates_per_second):>6} updates/s",
+            f"replay {percent(now.fill):>4} {size(now.replay_bytes):>8}",
+            f"lag {number(now.lag_updates):>6}",
+            left,
+        )
+    ).rstrip()
+
+
+def number(value: float | None) -> str:
+    """Four digits or so, `-` for what is not known.
+
+    >>> number(0.1234), number(12.34), number(1234.5)
+    ('0.12', '12.3', '1,234')
+    """
+    if value is None or value != value:
+        return "-"
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 999.95 else 0
+    return f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """`41%`; what is not quite whole is never called 100%."""
+    return "-" if value is None else f"{min(99, int(100 * value)) if value < 1 else 100}%"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: `1.2 GB`."""
+    if value is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """`0:07`, `12:34`, `1:02:03`, `2 d 03:04`."""
+    whole = round(seconds)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02}:{minute:02}"
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,271 @@
+"""Training: from a name and an environment to a run folder with an agent that has learned."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recollect import presets
+from recollect.agents import wiring
+from recollect.envs import registry
+from recollect.run.folder import RunFolder, default_run_dir
+from recollect.run.machine import free_memory, one_thread
+from recollect.run.progress import Progress
+from recollect.types import ConfigError, EnvSpec
+
+RUNTIMES = ("inline",)
+FINAL_EPISODES = 20
+ROWS_PER_RUN = 200
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training that has been checked and not begun. `config` is the agent's own dataclass."""
+
+    agent: str
+    env: EnvSpec
+    preset: str
+    config: Any
+    seed: int
+    env_steps: int
+    runtime: str = "inline"
+    network: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What config.json holds: enough to build the same job again."""
+        return {
+            "agent": self.agent,
+            "env": {"id": self.env.id, "kwargs": dict(self.env.kwargs)},
+            "preset": self.preset,
+            "seed": self.seed,
+            "env_steps": self.env_steps,
+            "runtime": self.runtime,
+            "network": self.network,
+            "config": asdict(self.config),
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that has ended: its folder and the greedy evaluation at its end.
+
+    `mid_episode_share` is that of the learned windows which start in mid-episode.
+    """
+
+    folder: Path
+    return_mean: float
+    env_steps: int
+    updates: int
+    seconds: float
+    mid_episode_share: float
+
+
+def prepare(
+    agent: str,
+    *,
+    env: str,
+    env_kwargs: dict[str, Any] | None = None,
+    preset: str = "auto",
+    seed: int = 0,
+    env_steps: int | None = None,
+    runtime: str = "inline",
+    network: str = "",
+    config: Any = None,
+    settings: dict[str, Any] | None = None,
+) -> Job:
+    """Check everything that can be checked without building anything, and without torch.
+
+    Args:
+        agent: r2d2 or drqn. env: a Gymnasium id, `module:Env-v0` included.
+        preset: auto, paper or small. seed: 0 or more, below 2^64.
+        env_steps: steps of all slots together; None: the preset's.
+        network: "module:name" of a network of your own; empty: the agent's.
+        config: a whole config instead of the preset's. settings: fields to replace in it.
+    Raises:
+        ConfigError: anything unknown or contradictory, in one line.
+    """
+    presets.agent(agent)
+    env_spec = registry.env_spec(env, env_kwargs)
+    wiring.check_actions(env_spec)
+    base, steps = presets.resolve(agent, preset, env_spec)
+    chosen = presets.with_settings(base if config is None else config, settings or {})
+    if runtime == "ray":
+        raise ConfigError("runtime ray is not available in this version: use inline")
+    if runtime not in RUNTIMES:
+        raise presets.nearest("runtime", runtime, RUNTIMES)
+    if network:
+        _check_network(network)
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must be 0 or more and below 2^64, got {seed}")
+    if env_steps is not None and env_steps < 1:
+        raise ConfigError(f"env_steps must be 1 or more, got {env_steps}")
+    return Job(agent, env_spec, preset, chosen, seed, env_steps or steps, runtime, network)
+
+
+def train(
+    agent: str,
+    *,
+    env: str,
+    env_kwargs: dict[str, Any] | None = None,
+    preset: str = "auto",
+    seed: int = 0,
+    env_steps: int | None = None,
+    run_dir: str | Path | None = None,
+    network: str = "",
+    verbose: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train an agent and return its run; see `prepare` for the arguments.
+
+    Args:
+        run_dir: the folder to make; None: a new one below `runs/`.
+        verbose: print progress. settings: fields of the agent's config.
+    """
+    job = prepare(
+        agent,
+        env=env,
+        env_kwargs=env_kwargs,
+        preset=preset,
+        seed=seed,
+        env_steps=env_steps,
+        network=network,
+        settings=settings,
+    )
+    return execute(job, run_dir, verbose=verbose)
+
+
+def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True) -> Run:
+    """Run a job to its end in a new folder.
+
+    Raises:
+        ConfigError: the folder holds something, or replay cannot fit in memory.
+    """
+    path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
+    RunFolder(path)._refuse_if_taken()  # before torch is loaded
+    with one_thread():
+        return _execute(job, path, verbose)
+
+
+def _execute(job: Job, path: Path, verbose: bool) -> Run:
+    from recollect.agents.learning import named_arrays
+    from recollect.run import checkpoint, curves
+    from recollect.run.metrics import MetricsLog
+    from recollect.runtime.inline import Inline
+
+    program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
+    need = _check_memory(job, program.replay_bytes)
+    folder = RunFolder.create(path, job.as_dict())
+    title = f"{job.agent} on {job.env.id}, seed {job.seed}"
+    started = time.perf_counter()
+    with (
+        MetricsLog(folder) as log,
+        Progress(job.env_steps, title, quiet=not verbose) as progress,
+    ):
+        for line in presets.differences(job.agent, job.config, job.env):
+            progress.note(line)
+        progress.line(need)
+        runtime = Inline(program)
+        policy = program.policy()
+
+        def keep(name: str, vector: np.ndarray, version: int, score: float | None) -> None:
+            policy.load(vector)
+            meta = {"env_steps": runtime.counts()["env_steps"], "updates": version, "score": score}
+            checkpoint.save(folder.checkpoints, name, named_arrays(policy.network), meta)
+
+        period = max(1, job.env_steps // ROWS_PER_RUN)
+        best = -np.inf
+        next_row = period
+        while True:
+            limit = min(next_row, job.env_steps)
+            runtime.run(partial(_reached, limit))
+            row = _row(runtime, started)
+            log.write(row)
+            progress.update(row)
+            evaluator = runtime.parts.get("evaluator")
+            if evaluator is not None and "evaluator/return_mean" in row:
+                score, published = evaluator.best()
+                if score > best or published.version.updates == row["evaluator/version_updates"]:
+                    best = score
+                    keep("best", published.vector, published.version.updates, score)
+            if row["env_steps"] >= job.env_steps:
+                break
+            next_row = int(row["env_steps"]) // period * period + period
+        runtime.parts["learner"].publish()
+        latest = runtime.parts["parameters"].latest()
+        keep("last", latest.vector, latest.version.updates, None)
+        final = _final_evaluation(job, policy)
+        row = _row(runtime, started) | final
+        log.write(row)
+        progress.update(row)
+    folder.write_status({"state": "finished", "env_steps": row["env_steps"]})
+    curves.draw([folder.path], folder.curve)
+    return Run(
+        folder.path,
+        final["final/return_mean"],
+        int(row["env_steps"]),
+        int(row["updates"]),
+        float(row["seconds"]),
+        row["run/learned_windows_mid_episode"] / max(1, row["run/learned_windows"]),
+    )
+
+
+def _reached(limit: int, counts: Mapping[str, int]) -> bool:
+    return counts["env_steps"] >= limit
+
+
+def _check_network(name: str) -> None:
+    """Refuse a network whose module is not there, without importing it: it may load torch."""
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise ConfigError(f"a network is named module:name, got {name!r}")
+    outermost = module.partition(".")[0]
+    if Path.cwd().joinpath(outermost).is_dir() or Path.cwd().joinpath(f"{outermost}.py").is_file():
+        return
+    if importlib.util.find_spec(outermost) is None:
+        raise ConfigError(f"network {name!r}: there is no module {outermost!r} here or installed")
+
+
+def _check_memory(job: Job, need: int) -> str:
+    """One line on what replay needs; ConfigError if the machine has less than that free."""
+    free = free_memory()
+    steps = f"{job.config.replay_steps:,} steps"
+    asked = f"{job.config.replay_bytes:,} bytes" if job.config.replay_bytes else steps
+    if free is not None and need > free:
+        raise ConfigError(
+            f"replay of {asked} needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: "
+            "lower replay_steps, or set replay_bytes"
+        )
+    return f"replay: {asked} need at most {need / 1e6:,.1f} MB"
+
+
+def _row(runtime: Any, started: float) -> dict[str, float]:
+    counts = runtime.counts()
+    seconds = time.perf_counter() - started
+    return {
+        "env_steps": counts["env_steps"],
+        "updates": counts["updates"],
+        "seconds": seconds,
+        **{f"run/{name}": value for name, value in counts.items()},
+        **runtime.metrics(),
+    }
+
+
+def _final_evaluation(job: Job, policy: Any) -> dict[str, float]:
+    """Greedy episodes with the last parameters, which `policy` must hold."""
+    from recollect.agents.evaluating import evaluate
+    from recollect.run.statistics import summary
+
+    env = registry.make(job.env.id, min(FINAL_EPISODES, policy.ROWS), dict(job.env.kwargs))
+    try:
+        played = evaluate(policy, env, FINAL_EPISODES, job.seed)
+    finally:
+        env.close()
+    figures = summary(played.returns)
+    return {"final/return_mean": figures["return_mean"], "final/episodes": FINAL_EPISODES}

@@ -1,0 +1,98 @@
+"""What flows between the parts of a program: specs, actions, errors.
+
+An observation is a flat dict of arrays; an environment whose observation is one array gives
+`{"observation": array}`. Nothing here is called `done`: see `VectorStep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+Observation = dict[str, Array]
+Metrics = dict[str, float]
+
+NO_ACTION = -1
+"""The previous action at an episode's start, where actions are discrete: one-hot it is all zeros."""
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used. The message says what was wanted, what came, what to do."""
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape (without batch or time) and dtype of one array."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one element of this shape."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def zeros(self, *leading: int) -> Array:
+        """Zeros of shape [*leading, *shape]."""
+        return np.zeros((*leading, *self.shape), self.dtype)
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """`num_actions` actions numbered from 0, or, where it is 0, a bounded Box."""
+
+    num_actions: int
+    shape: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @property
+    def discrete(self) -> bool:
+        """Whether actions are numbers 0 .. num_actions - 1."""
+        return self.num_actions > 0
+
+    @property
+    def array(self) -> ArraySpec:
+        """How one action lies in memory."""
+        return ArraySpec((), "int64") if self.discrete else ArraySpec(self.shape, "float32")
+
+    def none(self, *leading: int) -> Array:
+        """The previous action where there was none: [*leading, *shape]."""
+        if self.discrete:
+            return np.full(leading, NO_ACTION, np.int64)
+        return np.zeros((*leading, *self.shape), np.float32)
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an agent needs to know of an environment.
+
+    `max_episode_steps` is 0 where the environment states no limit.
+    """
+
+    id: str
+    kwargs: Mapping[str, object]
+    observation: Mapping[str, ArraySpec]
+    action: ActionSpec
+    max_episode_steps: int = 0
+
+
+@dataclass(frozen=True)
+class VectorStep:
+    """One step of E environments.
+
+    `observation` [E, ...] follows the step; where an episode ended it is the *closing* observation,
+    never the next episode's first. `valid` is False where the environment used the step to reset
+    itself (Gymnasium's NEXT_STEP): nothing happened there, and `observation` is the first of the
+    new episode. `faults` maps an environment's number to what was wrong with what it gave.
+    """
+
+    observation: Observation
+    reward: Array  # [E] float32
+    terminated: Array  # [E] bool: the episode is over, nothing follows
+    truncated: Array  # [E] bool: cut off by a limit; the closing observation has a value
+    valid: Array  # [E] bool
+    faults: Mapping[int, str]

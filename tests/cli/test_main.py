@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recollect import __version__, cli
+
+TRAIN = ["train", "r2d2", "--env", "recollect/PositionCartPole-v0"]
+HINT = "recollect train --help shows what there is"
+
+WRONG = [
+    # words, the whole line on stderr or its beginning and "..."
+    (["trian"], "unknown command trian: did you mean train?"),
+    (["--versin"], "unknown option --versin: did you mean --version?"),
+    (["train"], "train needs an agent: r2d2, drqn, as in ..."),
+    (["train", "r2d3"], "unknown agent r2d3: did you mean r2d2?"),
+    (["train", "r2d2"], "train needs an environment: add --env ID, ..."),
+    ([*TRAIN[:3], "recollect/Recal-v0"], "no environment 'recollect/Recal-v0' is ..."),
+    ([*TRAIN[:3], "nowhere.at_all:Name-v0"], "environment 'nowhere.at_all:Name-v0' ..."),
+    ([*TRAIN[:3], "Pendulum-v1"], "Pendulum-v1 has continuous actions ..."),
+    ([*TRAIN, "--env-kwargs", "{bad"], "--env-kwargs: wanted a JSON object, such as ..."),
+    ([*TRAIN, "--env-kwargs", "[1]"], "--env-kwargs: wanted a JSON object in braces, got '[1]'"),
+    ([*TRAIN, "--env-kwargs", '{"wheels": 3}'], "environment 'recollect/PositionCartPole-v0' ..."),
+    ([*TRAIN, "--n-stepp", "3"], "unknown option --n-stepp: did you mean --n-step?"),
+    ([*TRAIN, "--zzz", "3"], f"unknown option --zzz: {HINT}"),
+    ([*TRAIN, "--n-step"], "--n-step needs a value"),
+    ([*TRAIN, "--n-step", "abc"], "--n-step: wanted a whole number, got 'abc'"),
+    ([*TRAIN, "--n-step", "100"], "n_step 100 is longer than trace_length 40: ..."),
+    ([*TRAIN, "--gamma", "1.5"], "gamma must lie in [0, 1], got 1.5"),
+    ([*TRAIN, "--rewards", "rescaledd"], "--rewards: wanted rescaled or clipped or raw, got ..."),
+    ([*TRAIN, "--torso-sizes", "64", "x"], "--torso-sizes: wanted whole numbers, ..."),
+    ([*TRAIN, "--prioritized", "maybe"], "--prioritized: wanted True or False, got 'maybe'"),
+    ([*TRAIN, "--preset", "papr"], "unknown preset papr: did you mean paper?"),
+    ([*TRAIN, "--seed", "-1"], "seed must be 0 or more and below 2^64, got -1"),
+    ([*TRAIN, "--env-steps", "0"], "env_steps must be 1 or more, got 0"),
+    ([*TRAIN, "--runtime", "ray"], "runtime ray is not available in this version: use inline"),
+    ([*TRAIN, "--runtime", "inlin"], "unknown runtime inlin: did you mean inline?"),
+    ([*TRAIN, "--network", "nowhere:Net"], "network 'nowhere:Net': there is no module ..."),
+    ([*TRAIN, "--network", "nowhere"], "a network is named module:name, got 'nowhere'"),
+    ([*TRAIN, "--run-dir", "taken"], "taken is not empty (it holds note.txt), ..."),
+    ([*TRAIN, "more"], "unexpected word 'more': AGENT is 'r2d2'"),
+    (["evaluate"], "evaluate needs a run: give its folder"),
+    (["evaluate", "nothing"], "nothing is not a run: ..."),
+    (["evaluate", "empty"], "there is no 'last' checkpoint in empty/checkpoints"),
+    (["evaluate", "empty", "--which", "bst"], "unknown parameters bst: did you mean best?"),
+    (["evaluate", "empty", "--episodes", "0"], "episodes must be 1 or more, got 0"),
+    (["evaluate", "empty", "--epsilon", "2"], "epsilon must lie in [0, 1], got 2.0"),
+    (["evaluate", "empty", "--seed", "x"], "--seed: wanted a whole number, got 'x'"),
+    (["evaluate", "empty", "empty"], "unexpected word 'empty': RUN is 'empty'"),
+    (["evaluate", "damaged"], "damaged/config.json: expected JSON, found damage ..."),
+    (["plot"], "plot needs a run: give its folder"),
+    (["plot", "nothing"], "nothing is not a run: ..."),
+    (["plot", "empty", "--out", "a.jpg"], "--out: wanted a file that ends in ..."),
+    (["plot", "empty", "--out", "a/b.png"], "--out: there is no folder a: make it first"),
+    (["plot", "empty", "--metric", "leaner/loss"], "unknown metric leaner/loss: did you mean ..."),
+]  # fmt: skip
+
+JUDGE = """
+import contextlib, io, json, sys
+from recollect.cli import main
+heavy = ("torch._C", "numba", "matplotlib", "tensorboard")
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(json.loads(line))
+    loaded = [name for name in heavy if name in sys.modules]
+    print(json.dumps([code, out.getvalue(), err.getvalue(), loaded]))
+"""
+
+
+def write_run(folder: Path, config: str, metrics: str = "") -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config)
+    (folder / "metrics.jsonl").write_text(metrics)
+
+
+def in_one_process(lines: list[list[str]], folder: Path) -> list[Any]:
+    """[exit code, stdout, stderr, what was loaded by then] for each command line."""
+    done = subprocess.run(
+        [sys.executable, "-c", JUDGE],
+        input="".join(json.dumps(words) + "\n" for words in lines),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
+    folder = tmp_path_factory.mktemp("somewhere")
+    (folder / "taken").mkdir()
+    (folder / "taken" / "note.txt").write_text("mine")
+    config = {
+        "agent": "r2d2",
+        "env": {"id": "recollect/Recall-v0", "kwargs": {}},
+        "seed": 0,
+        "network": "",
+        "config": {},
+    }
+    write_run(folder / "damaged", "{")
+    from dataclasses import asdict
+
+    from recollect.agents.r2d2 import R2D2Config
+
+    config["config"] = asdict(R2D2Config())
+    row = '{"env_steps": 5, "learner/loss": 0.5}\n'
+    write_run(folder / "empty", json.dumps(config), row)
+    before = sorted(folder.rglob("*"))
+    answers = in_one_process([words for words, _ in WRONG], folder)
+    assert sorted(folder.rglob("*")) == before  # a refused command leaves nothing behind
+    return dict(enumerate(answers))
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=lambda n: " ".join(WRONG[n][0]))
+def test_wrong_words_are_answered_by_one_line_before_torch_is_loaded(
+    number: int, refused: dict[int, Any]
+) -> None:
+    code, out, err, loaded = refused[number]
+    wanted, beginning, _ = WRONG[number][1].partition("...")
+    assert (code, out, loaded) == (2, "", [])
+    assert err.count("\n") == 1
+    assert err.startswith(f"recollect: {wanted}") if beginning else err == f"recollect: {wanted}\n"
+
+
+def test_help_and_version_load_nothing_heavy(tmp_path: Path) -> None:
+    lines = [[], ["--help"], ["--version"], ["train", "--help"], ["train", "drqn", "-h"]]
+    lines += [["evaluate", "--help"], ["plot", "--help"]]
+    answers = in_one_process(lines, tmp_path)
+    assert [(code, err, loaded) for code, _, err, loaded in answers] == [(0, "", [])] * len(lines)
+    texts = [out for _, out, _, _ in answers]
+    assert texts[0] == texts[1]
+    assert texts[2] == f"recollect {__version__}\n"
+    for command in cli.COMMANDS:
+        assert f"  {command} " in texts[0]
+
+
+def test_an_interrupt_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(words: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_command", interrupted)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr() == ("", "recollect: interrupted\n")
+
+
+def test_a_disk_that_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(words: list[str]) -> None:
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(cli, "_command", full)
+    assert cli.main(["train"]) == 1
+    assert capsys.readouterr().err == (
+        "recollect: [Errno 28] No space left on device: 'metrics.jsonl'\n"
+    )
+
+
+def test_a_reader_that_leaves_is_no_error_to_talk_about() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "recollect.cli", "train", "--help"]
+    done = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise() -> None:
+    program = "import os, recollect.cli; print(os.environ['OMP_NUM_THREADS'])"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OMP_")}
+    for asked, found in ((None, "1"), ("3", "3")):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment | ({"OMP_NUM_THREADS": asked} if asked else {}),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert done.stdout.strip() == found

@@ -1,0 +1,74 @@
+"""Every worker in its turn, in one process."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from recollect.program import Part, Program
+from recollect.roles import ACTOR, LEARNER, PARAMETERS
+from recollect.runtime.inline import Inline
+
+
+class Tape:
+    """A service that remembers who called it."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def metrics(self) -> dict[str, float]:
+        return {"calls": float(len(self.calls))}
+
+
+class Worker:
+    """Calls the tape each turn while the other is not more than `lead` turns behind."""
+
+    def __init__(self, name: str, tape: Tape, most: int = 10**9) -> None:
+        self.name, self.tape, self.most, self.turns = name, tape, most, 0
+
+    def ready(self) -> bool:
+        return self.turns < self.most
+
+    def step(self) -> None:
+        self.turns += 1
+        self.tape.calls.append(self.name)
+
+    def counts(self) -> dict[str, int]:
+        return {"env_steps": self.turns if self.name.startswith("actor") else 0}
+
+    def metrics(self) -> dict[str, float]:
+        return {"turns": float(self.turns)}
+
+
+def program(most: int = 10**9) -> Program:
+    return Program(
+        (
+            Part("tape", PARAMETERS, Tape),
+            Part("learner", LEARNER, lambda tape: Worker("learner", tape, most), {"tape": "tape"}),
+            Part("actor/0", ACTOR, lambda tape: Worker("actor/0", tape, most), {"tape": "tape"}),
+            Part("actor/1", ACTOR, lambda tape: Worker("actor/1", tape, most), {"tape": "tape"}),
+        ),
+        policy=list,
+    )
+
+
+def test_workers_take_turns_in_the_order_of_the_program_until_told_to_stop() -> None:
+    runtime = Inline(program())
+    runtime.run(lambda counts: counts["env_steps"] >= 4)
+    assert runtime.parts["tape"].calls == ["learner", "actor/0", "actor/1"] * 2
+    assert runtime.counts() == Counter(env_steps=4)
+    runtime.run(lambda counts: counts["env_steps"] >= 4)
+    assert len(runtime.parts["tape"].calls) == 6, "nothing is done once the end is reached"
+
+
+def test_metrics_carry_the_kind_of_part_and_are_averaged_over_parts_of_a_kind() -> None:
+    runtime = Inline(program())
+    runtime.run(lambda counts: counts["env_steps"] >= 2)
+    assert runtime.metrics() == {"tape/calls": 3.0, "learner/turns": 1.0, "actor/turns": 1.0}
+
+
+def test_a_run_that_cannot_move_says_so() -> None:
+    runtime = Inline(program(most=2))
+    with pytest.raises(RuntimeError, match="cannot move: none of learner, actor/0, actor/1"):
+        runtime.run(lambda counts: counts["env_steps"] >= 100)
