@@ -37,9 +37,10 @@ help:  ## this list
 install: $(INSTALLED)  ## make .venv with everything in it
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
-		echo "recollect needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is" \
-			"$$($(PYTHON) --version 2>&1): name one, as in 'make PYTHON=python3.12 install'"; \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+		echo "recollect needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is" \
+			"$$($(PYTHON) --version 2>/dev/null || echo not there)." \
+			"Name one that is: make PYTHON=python3.12 install"; \
 		exit 1; }
 	@if [ ! -x $(BIN)/pip ]; then \
 		echo "recollect: making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; fi

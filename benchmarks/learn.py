@@ -25,7 +25,9 @@ PLAIN = {"PositionCartPole to 450": 42.5, "Recall delay 20 to 0.95": 2.0}
 """Processor seconds of a plain PyTorch R2D2 of about 300 lines, measured on one core."""
 
 
-def one(env: str, kwargs: dict[str, object], seed: int, bound: float, limit: int, period: int) -> dict:
+def one(
+    env: str, kwargs: dict[str, object], seed: int, bound: float, limit: int, period: int
+) -> dict:
     """Train until the bound is reached; processor seconds, environment steps and updates."""
     import time
 

@@ -6,7 +6,8 @@ An observation is a flat dict of arrays; an environment whose observation is one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,24 @@ NO_ACTION = -1
 
 class ConfigError(ValueError):
     """A setting that cannot be used. The message says what was wanted, what came, what to do."""
+
+
+def check_ranges(
+    config: object,
+    positive: Iterable[str] = (),
+    fractions: Iterable[str] = (),
+    counts: Iterable[str] = (),
+) -> None:
+    """Raise ConfigError unless fields are above 0, in [0, 1], or 0 and more; it names the field."""
+    for names, fits, wanted in (
+        (positive, lambda x: x > 0, "above 0"),
+        (fractions, lambda x: 0 <= x <= 1, "in [0, 1]"),
+        (counts, lambda x: 0 <= x < math.inf, "0 or more"),
+    ):
+        for name in names:
+            value = getattr(config, name)
+            if not fits(value):
+                raise ConfigError(f"{name} must be {wanted}, got {value}")
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,9 @@ class Actor:
         self._epochs = np.full(slots, epoch, np.int64)
         self._episodes = np.full(slots, -1, np.int64)
         self._elapsed = np.zeros(slots, np.int64)  # steps of the running episode
-        self._begin = np.zeros(slots, np.int64)  # history row at which the block in the making begins
+        self._begin = np.zeros(
+            slots, np.int64
+        )  # history row at which the block in the making begins
         self._version: Version | None = None
         self._turns = 0
         self._env_steps = self._finished = self._dropped = 0
@@ -388,8 +390,7 @@ class Actor:
             episode=own.episode,
             index=own.blocks,
             observations={
-                key: array[slot, : length + ended]
-                for key, array in self._block_observation.items()
+                key: array[slot, : length + ended] for key, array in self._block_observation.items()
             },
             actions=self._actions[slot, begin:pos],
             rewards=self._rewards[slot, begin:pos],

@@ -4,27 +4,28 @@ Where the paper's equations are:
 
 | equation | function |
 |---|---|
-| h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + eps x, and its inverse | `rescaling.rescale`, `inverse_rescale` |
+| h(x) = sign(x)(sqrt(abs(x) + 1) - 1) + eps x | `rescaling.rescale` |
+| h^-1(x) | `rescaling.inverse_rescale` |
 | a* = argmax_a Q(s, a; theta), value Q(s, a*; theta^-) | `value_learning.double_q_bootstrap` |
 | sum_{k<n} gamma^k r_{t+k} + gamma^n v_{t+n} | `returns.n_step_returns` |
 | y_t = h(that, with v = h^-1(Q(s_{t+n}, a*; theta^-))) | `targets` |
 | p = eta max_i delta_i + (1 - eta) mean_i delta_i | `priorities.sequence_priority` |
-| P(i) = p_i^alpha / sum_j p_j^alpha | `priorities.sampling_probabilities`, drawn by `replay.prioritized` |
+| P(i) = p_i^alpha / sum_j p_j^alpha | `priorities.sampling_probabilities` |
 | w_i = (N P(i))^-beta / max_j w_j | `priorities.importance_weights` |
 | eps_i = 0.4^(1 + 7 i / (N - 1)) | `exploration.epsilon_ladder` |
-| Delta-Q, the staleness of recurrent states | `staleness.delta_q`, in `Learner.staleness` |
+| Delta-Q, the staleness of recurrent states | `staleness.delta_q` |
 | stored state, burn-in | `unroll` |
 
 Departures from the paper, and where it is silent:
 
 1. A hidden layer stands between torso and LSTM (`pre_core`), as in every public code; 0: none.
-2. An episode's first window has no burn-in prefix, so that its first steps are learned from too; a
-   prefix is whole or absent. The window at an episode's end is shortened and masked, not shifted back.
+2. An episode's first window has no burn-in prefix, so that its first steps are learned from too;
+   a prefix is whole or absent. An episode's last window is shortened and masked, not shifted back.
 3. n more steps are kept behind a window, so that its last targets are n-step targets as well
    (`n_step_tail`: "shorten" is the other reading).
-4. The loss is half the squared error, summed over a window's learned steps, weighted, and averaged
-   over the batch. The paper states no reduction.
-5. Actors make priorities with the online network in both roles, from values at hand (as SEED RL does).
+4. The loss is half the squared error (`huber`: linear from there), summed over a window's learned
+   steps, weighted, and averaged over the batch. The paper states no reduction.
+5. Actors make priorities with the online network in both roles, from values at hand (as SEED RL).
    With `n_step_tail="shorten"` they still use all n steps.
 6. Sampling waits until `min_replay_steps` environment steps are in, and is then held to
    `replay_ratio` learned steps per environment step: the paper's learner ran freely.
@@ -46,7 +47,7 @@ from recollect.maths import priorities, rescaling, returns, staleness, value_lea
 from recollect.parameters import Parameters, Version
 from recollect.program import Program
 from recollect.replay.windows import Windows
-from recollect.types import Array, ConfigError, EnvSpec, Metrics
+from recollect.types import Array, ConfigError, EnvSpec, Metrics, check_ranges
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 class R2D2Config:
     """Settings of R2D2 and, by its switches, of DRQN. Defaults are the paper's unless marked.
 
-    Marked [Ape-X]: taken from Horgan et al. 2018, which the paper refers to. Marked [ours]: ours.
+    [Ape-X]: taken from Horgan et al. 2018, to which the paper refers. [ours]: ours.
     """
 
     actors: int = 256  # environment slots, N of the ladder; section 2.3
@@ -114,15 +115,7 @@ class R2D2Config:
     keep_states: bool = False  # the recurrent state of every step is kept, for Delta-Q; section 3
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in _FRACTIONS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in _COUNTS:
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        check_ranges(self, _POSITIVE.split(), _FRACTIONS.split(), _COUNTS.split())
         if self.actor_processes > self.actors:
             raise ConfigError(
                 f"actor_processes {self.actor_processes} is more than actors {self.actors}: "
@@ -152,12 +145,12 @@ _POSITIVE = (
     "actors actor_processes refresh_period trace_length period n_step replay_steps replay_ratio "
     "batch_size learning_rate adam_epsilon max_gradient_norm target_period publish_period hidden "
     "evaluation_episodes rescaling_epsilon"
-).split()
-_FRACTIONS = ["epsilon_base", "gamma", "eta", "importance_exponent", "evaluation_epsilon"]
+)
+_FRACTIONS = "epsilon_base gamma eta importance_exponent evaluation_epsilon"
 _COUNTS = (
-    "huber decay_updates epsilon_alpha burn_in replay_bytes min_replay_steps priority_exponent pre_core head_hidden "
-    "evaluation_period"
-).split()
+    "huber decay_updates epsilon_alpha burn_in replay_bytes min_replay_steps priority_exponent "
+    "pre_core head_hidden evaluation_period"
+)
 
 
 def targets(
@@ -197,17 +190,17 @@ def absolute_errors(
 
     The learner's `targets` (trap 12); the last n - 1 steps are open unless the episode ended there.
     """
-    q = torch.from_numpy(values)[:, None]
-    y_t = targets(q[1:], q[1:], *(torch.from_numpy(x)[:, None] for x in (r_t, discount_t)), None, config)
-    q_tm1 = value_learning.action_values(q[:-1], torch.from_numpy(actions)[:, None])
+    q, a, r, d = (torch.from_numpy(x)[:, None] for x in (values, actions, r_t, discount_t))
+    y_t = targets(q[1:], q[1:], r, d, None, config)
+    q_tm1 = value_learning.action_values(q[:-1], a)
     return (y_t - q_tm1).abs()[:, 0].numpy()
 
 
 def unroll(network: QNetwork, batch: dict[str, Any], burn_in: int, start: Tensor) -> Tensor:
-    """Q-values [T + 1 - burn_in, B, A] of the learned steps, their tail and the closing observation.
+    """Q-values [T + 1 - burn_in, B, A] of the learned steps, their tail, the closing observation.
 
-    The first `burn_in` columns only make a state, without gradient, each network for itself (trap 8);
-    a window without a prefix starts from `start` [B, H] at the first learned column instead.
+    The first `burn_in` columns only make a state, without gradient, each network for itself; a
+    window without a prefix starts from `start` [B, H] at the first learned column instead.
     Source: section 3, stored state and burn-in.
     """
 
@@ -291,9 +284,9 @@ class Learner:
         self._replay.update_priorities(batch.slots, batch.uids, gradients.priorities)
 
     def q_values(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Online and target values [T + 1 - burn_in, B, A] of a batch, and its fields as tensors."""
-        names = "observation previous_action previous_reward action reward discount mask learned prefix"
-        fields = {name: tensors(getattr(batch, name)) for name in names.split()}
+        """Online and target values [T + 1 - burn_in, B, A], and the batch as tensors."""
+        names = "observation previous_action previous_reward action reward discount mask learned"
+        fields = {name: tensors(getattr(batch, name)) for name in [*names.split(), "prefix"]}
         start = torch.from_numpy(batch.recurrent_state)
         if self.config.start_state == "zero":
             start = torch.zeros_like(start)
@@ -348,30 +341,29 @@ class Learner:
 
     def publish(self) -> None:
         """Publish the online parameters as version (epoch, updates)."""
-        self._parameters.publish(
-            Version(self.epoch, self.updates), self.online_parameters.numpy()
-        )
+        self._parameters.publish(Version(self.epoch, self.updates), self.online_parameters.numpy())
 
     def staleness(self, batch: Batch) -> tuple[Array, Array]:
-        """Delta-Q [B] at the first and the last learned step; needs `keep_states` (section 3, S0-15).
+        """Delta-Q [B] at the first and the last learned step; needs `keep_states` (section 3).
 
-        q(h-hat) is unrolled as in learning, q(h) starts each step from the state stored with it;
-        both use the online parameters as they are now.
+        q(h-hat) is unrolled as in learning, q(h) starts each step from the state stored with it.
         """
         if batch.states is None:
             raise RuntimeError("Delta-Q needs the state of every step: set keep_states to True")
-        l, steps = self.config.burn_in, batch.action.shape[0]
+        part = slice(self.config.burn_in, len(batch.action))
+
+        def one_step_each(x: Tensor) -> Tensor:
+            return x[part].flatten(0, 1)[None]  # [1, T * B, ...]
+
         with torch.no_grad():
             q_hat, _, fields = self.q_values(batch)
-            observation = {
-                k: x[l:steps].flatten(0, 1)[None] for k, x in fields["observation"].items()
-            }
-            previous = [
-                fields[k][l:steps].flatten(0, 1)[None] for k in ("previous_action", "previous_reward")
-            ]
-            states = torch.from_numpy(batch.states)[l:steps].flatten(0, 1)
-            q, _ = self.network(observation, *previous, states)
-            learned = fields["learned"][l:]
+            q, _ = self.network(
+                {key: one_step_each(x) for key, x in fields["observation"].items()},
+                one_step_each(fields["previous_action"]),
+                one_step_each(fields["previous_reward"]),
+                one_step_each(torch.from_numpy(batch.states))[0],
+            )
+            learned = fields["learned"][part]
             delta = staleness.delta_q(q_hat[:-1], q[0].unflatten(0, learned.shape), learned)
             first, last = staleness.first_and_last(delta, learned)
         return first.numpy(), last.numpy()

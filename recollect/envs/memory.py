@@ -43,7 +43,7 @@ class PositionCartPole(CartPoleEnv):
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Take one step; see `gymnasium.Env.step`."""
-        _, reward, terminated, truncated, info = super().step(action)  # type: ignore[no-untyped-call]
+        _, reward, terminated, truncated, info = super().step(action)
         return self._seen(), reward, terminated, truncated, info
 
     def _seen(self) -> Array:

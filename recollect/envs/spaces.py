@@ -123,8 +123,9 @@ def _leaves(space: spaces.Space[Any], env_id: str, path: tuple[str | int, ...] =
         return [_Dense(key, path, space)]
     else:
         raise ConfigError(
-            f"{env_id}: observation {key!r} is {type(space).__name__}, numbers in arrays of a fixed shape "
-            "were wanted: wrap the environment so that it drops this or encodes it as a Box"
+            f"{env_id}: observation {key!r} is {type(space).__name__}, numbers in arrays of a "
+            "fixed shape were wanted: wrap the environment so that it drops this or encodes it as "
+            "a Box"
         )
     found = [leaf for step, part in parts for leaf in _leaves(part, env_id, (*path, step))]
     if not path:
@@ -209,8 +210,8 @@ def action_spec(space: spaces.Space[Any], env_id: str) -> ActionSpec:
             for bound in (space.low, space.high)
         )
         return ActionSpec(0, tuple(space.shape), low, high)
-    kind = type(space).__name__
     raise ConfigError(
-        f"{env_id}: its actions are {kind} of {space.dtype}, Discrete or a Box of floats was wanted: wrap "
-        "the environment so that one number (every combination counted) or a Box says the action"
+        f"{env_id}: its actions are {type(space).__name__} of {space.dtype}, Discrete or a Box of "
+        "floats was wanted: wrap the environment so that one number (every combination counted) or "
+        "a Box says the action"
     )

@@ -231,7 +231,7 @@ class VectorEnv:
                 key: _replaced(array, mask, fresh[key][mask]) for key, array in self._last.items()
             }
         else:
-            self._pending = mask.copy() | self._pending
+            self._pending = self._pending | mask
             self._resetting = True
         self._ended = self._ended & ~mask
         self._waiting = bool(self._ended.any())
@@ -267,9 +267,11 @@ class VectorEnv:
         # The environment may take the mask out of the options or keep it: they are its own.
         return self._env.reset(seed=seeds.tolist(), options={"reset_mask": mask.copy()})[0]
 
-    def _encoded(self, batch: Any, faults: dict[int, str]) -> Observation:
+    def _encoded(
+        self, batch: Any, faults: dict[int, str], slots: Sequence[int] | None = None
+    ) -> Observation:
         try:
-            return self._encoder.encode(batch, self._slots, faults)
+            return self._encoder.encode(batch, self._slots if slots is None else slots, faults)
         except RuntimeError as error:
             raise RuntimeError(f"environment {self.spec.id}: {error}: mend its spaces") from error
 
@@ -287,17 +289,13 @@ class VectorEnv:
         found: dict[int, str] = {}
         if isinstance(final, np.ndarray) and final.dtype == object:
             space = self._env.single_observation_space
-            rows: Any = create_empty_array(space, len(slots))
-            rows = concatenate(space, [final[slot] for slot in slots], rows)
-            closing = self._encoder.encode(rows, slots, found)
-            rows_of = np.arange(len(slots))
+            empty: Any = create_empty_array(space, len(slots))
+            rows = concatenate(space, [final[slot] for slot in slots], empty)
+            closing = self._encoded(rows, found, slots)
         else:  # the whole batch, of which only the slots that ended are meant
-            closing = self._encoder.encode(final, self._slots, found)
-            rows_of = np.asarray(slots)
-        for slot in slots:
-            if slot in found:
-                faults[slot] = found[slot]
-        return {key: _replaced(array, ended, closing[key][rows_of]) for key, array in first.items()}
+            closing = {key: array[slots] for key, array in self._encoded(final, found).items()}
+        faults.update({slot: found[slot] for slot in slots if slot in found})
+        return {key: _replaced(array, ended, closing[key]) for key, array in first.items()}
 
     def _vector(self, values: Any, dtype: Any, name: str) -> Array:
         with np.errstate(over="ignore"):  # what does not fit float32 is inf, and a fault

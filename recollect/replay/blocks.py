@@ -130,6 +130,11 @@ class BlockSpec:
         )
 
     @cached_property
+    def row_bytes(self) -> tuple[int, ...]:
+        """Bytes of one row of each field."""
+        return tuple(field.spec.nbytes for field in self.fields)
+
+    @cached_property
     def offsets(self) -> Array:
         """Where each field begins in the buffer of a block, and the buffer's size.
 
@@ -138,8 +143,8 @@ class BlockSpec:
         table = np.zeros((2, self.period + 1, len(self.fields) + 1), np.int64)
         for last in range(2):
             for steps in range(self.period + 1):
-                for i, field in enumerate(self.fields):
-                    size = self.rows(i, steps, bool(last)) * field.spec.nbytes
+                for i, row_bytes in enumerate(self.row_bytes):
+                    size = self.rows(i, steps, bool(last)) * row_bytes
                     aligned = -(-size // ALIGNMENT) * ALIGNMENT
                     table[last, steps, i + 1] = table[last, steps, i] + aligned
         return table
@@ -354,7 +359,7 @@ def _view(spec: BlockSpec, field: int, steps: int, last: bool, buffer: Array) ->
     element = spec.fields[field].spec
     rows = spec.rows(field, steps, last)
     start = int(spec.offsets[int(last), steps, field])
-    flat = buffer[start : start + rows * element.nbytes].view(element.dtype)
+    flat = buffer[start : start + rows * spec.row_bytes[field]].view(element.dtype)
     return flat.reshape(rows, *element.shape)
 
 

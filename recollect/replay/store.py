@@ -1,12 +1,13 @@
 """Replay: blocks once, the windows over them, what is drawn next, and the batch that comes out.
 
 An *item* is a window of an episode with a priority. Its steps lie in blocks, which windows that
-overlap share: a block counts the items over it and goes with the last of them, unless a window still
-to come needs it. Blocks no item has yet *wait*; they are counted in the capacity like the others.
+overlap share: a block counts the items over it and goes with the last of them, unless a window
+still to come needs it. Blocks no item has yet *wait*; they count in the capacity like the others.
 
 Room is made before new blocks come in, oldest first: if the oldest block of all waits for items, it
-goes (its episode was given up, or the capacity is too small for the episodes that run); otherwise the
-oldest item goes. An item whose blocks went while it was made is *late*: it is dropped and counted.
+goes (its episode was given up, or the capacity is too small for the episodes that run); otherwise
+the oldest item goes. An item whose blocks went while it was made is *late*: it is dropped and
+counted.
 
 `draw` decides, and holds the blocks it found. `gather` reads only these: it may run in another
 thread, and whatever happens in between the batch is the same. Everything else is for one thread.
@@ -183,10 +184,15 @@ def memory_need(spec: BlockSpec, windows: Windows, capacity_steps: int) -> int:
 def _check_fit(spec: BlockSpec, windows: Windows) -> None:
     if spec.period != windows.period or not set(windows.state_offsets) <= set(spec.state_offsets):
         raise ConfigError(
-            f"blocks of {spec.period} steps with states at {spec.state_offsets} do not serve windows "
-            f"of period {windows.period} that begin at {windows.state_offsets} in a block: make the "
-            "block spec from the windows"
+            f"blocks of {spec.period} steps with states at {spec.state_offsets} do not serve "
+            f"windows of period {windows.period} that begin at {windows.state_offsets} in a block: "
+            "make the block spec from the windows"
         )
+
+
+def _uids(blocks: Sequence[Block], items: Sequence[Item]) -> list[int]:
+    """The episodes of these, each once, in order."""
+    return list(dict.fromkeys([b.episode for b in blocks] + [i.episode for i in items]))
 
 
 class _Table:
@@ -246,12 +252,13 @@ class _Table:
             row = int(self.rows[row, 1])
         return found
 
-    def restore(self, rows: Sequence[int], used: int, free: Sequence[int], values: Array) -> None:
+    def restore(self, rows: Sequence[int], free: Sequence[int], values: Array) -> None:
         """Become the table with `values` [n, columns - 2] in `rows` [n], oldest first.
 
         Raises:
-            ValueError: `rows` and `free` are not together the rows below `used`.
+            ValueError: `rows` and `free` are not together all rows there are.
         """
+        used = len(rows) + len(free)
         if sorted([*rows, *free]) != list(range(used)):
             raise ValueError("the saved rows and free rows do not fit: the state is damaged")
         self.ensure(used)
@@ -407,7 +414,7 @@ class Replay:
         if slots:
             self._sampler.ensure(len(self._items.rows))
             self._sampler.set(np.array(slots), np.array(taken, np.float64))
-        for uid in {item.episode for item in items}:
+        for uid in _uids(blocks, items):
             if uid in self._episodes:
                 self._release(self._episodes[uid])
         self._limiter.inserted(steps)
@@ -415,7 +422,7 @@ class Replay:
     def _check(self, blocks: Sequence[Block], items: Sequence[Item]) -> None:
         """Raise what `insert` raises, on copies of the episodes."""
         episodes: dict[int, _Episode] = {}
-        for uid in {given.episode for given in (*blocks, *items)}:
+        for uid in _uids(blocks, items):
             if uid in self._episodes:
                 episodes[uid] = self._episodes[uid].copy()
         for block in blocks:
@@ -453,7 +460,7 @@ class Replay:
         name = f"window {k} of episode {item.episode}"
         if k < episode.window or (k > episode.window and not episode.joined):
             raise RuntimeError(
-                f"{name} came, wanted was window {episode.window}: insert each window once, in order"
+                f"{name} came, wanted was window {episode.window}: insert each once, in order"
             )
         if not self._windows.ready(k, episode.steps, episode.ended):
             raise RuntimeError(
@@ -485,12 +492,12 @@ class Replay:
             int(block.last),
         )
         self._next_serial += 1
-        self._hold(episode, block, row)
+        self._attach(episode, block, row)
 
-    def _hold(self, episode: _Episode, block: Block, row: int) -> None:
+    def _attach(self, episode: _Episode, block: Block, row: int) -> None:
         """Link a block with its row to its episode, and count it."""
         if row >= len(self._bodies):
-            self._bodies = np.append(self._bodies, np.empty(max(16, row), object))
+            self._bodies = np.append(self._bodies, np.empty(max(16, row + 1), object))
         self._bodies[row] = block
         if episode.rows:
             self._blocks.rows[episode.rows[-1], NEXT] = row
@@ -671,33 +678,36 @@ class Replay:
         column = self._windows.burn_in - draw.prefix  # of the first real step
         offset = (draw.start - draw.prefix) % spec.period  # of it, in its block
 
-        def copy(array: Array, field: int, first: Array, count: Array, fill: int = 0) -> None:
-            rows = array.reshape(*array.shape[:2], -1).view(np.uint8)
+        def copy(
+            array: Array, field: int, first: Array, count: Array, column: Array, fill: int = 0
+        ) -> None:
             lead, closing = spec.fields[field].lead, spec.fields[field].closing
-            source = (draw.pieces, draw.held, spec.offsets, field, lead, closing)
-            if not copy_rows(rows, *source, first, column, count, np.uint8(fill)):
-                raise RuntimeError(
-                    "a window's blocks are shorter than the window: replay is damaged"
+            if not array.flags.c_contiguous or array.shape[1] != batch:
+                raise ValueError(
+                    f"an array to write to must be contiguous and hold {batch} windows"
                 )
+            rows = array.reshape(len(array), batch, -1).view(np.uint8)
+            source = (draw.pieces, draw.held, spec.offsets, field, lead, closing)
+            cells = (first, column, count, np.uint8(fill))
+            if rows.shape[2] != spec.row_bytes[field] or not copy_rows(rows, *source, *cells):
+                raise RuntimeError("a window and its blocks or its batch do not fit each other")
 
         keys = sorted(spec.observation)
         for field, key in enumerate(keys):
-            copy(out.observation[key], field, offset, steps + 1 + spec.context)
+            copy(out.observation[key], field, offset, steps + 1 + spec.context, column)
         field = len(keys)
         # Row 0 of actions and rewards is the one before the block: one row on is the step's own.
         # All bits of -1 are set, so it can be filled in byte by byte.
-        copy(out.previous_action, field, offset, steps + 1, spec.no_action & 0xFF)
-        copy(out.action, field, offset + 1, steps)
-        copy(out.previous_reward, field + 1, offset, steps + 1)
-        copy(out.reward, field + 1, offset + 1, steps)
-        copy(out.discount, field + 2, offset, steps)
+        copy(out.previous_action, field, offset, steps + 1, column, spec.no_action & 0xFF)
+        copy(out.action, field, offset + 1, steps, column)
+        copy(out.previous_reward, field + 1, offset, steps + 1, column)
+        copy(out.reward, field + 1, offset + 1, steps, column)
+        copy(out.discount, field + 2, offset, steps, column)
         if out.states is not None:
-            copy(out.states, field + 3, offset, steps)
+            copy(out.states, field + 3, offset, steps, column)
         if spec.state_size:
-            column = np.zeros_like(column)
-            ones = np.ones_like(column)
-            copy(out.recurrent_state[None], field + 3, self._state_row[offset], ones)
-            column = self._windows.burn_in - draw.prefix
+            one, top = np.ones_like(column), np.zeros_like(column)
+            copy(out.recurrent_state[None], field + 3, self._state_row[offset], one, top)
         t = np.arange(length)[:, None]
         np.logical_and(t >= column, t < column + steps, out=out.mask)
         begin = self._windows.burn_in
@@ -819,63 +829,73 @@ class Replay:
         lines, rows = self._items.rows, self._blocks.rows
         period = self._spec.period
         for table, found, name in ((self._items, items, "items"), (self._blocks, blocks, "blocks")):
-            _hold(sorted([*found, *table.free]) == list(range(table.used)), f"{name} and free rows")
-            _hold(bool((np.diff(table.rows[found, 2]) > 0).all()), f"{name} from oldest to newest")
-            _hold(bool((table.rows[table.free, 2] == -1).all()), f"free rows of {name}")
-        _hold(len(self._sampler) == len(items), "as many items as the sampler has")
-        _hold(not items or int(lines[items[-1], UID]) < self._next_uid, "uids")
-        _hold(not blocks or int(rows[blocks[-1], SERIAL]) < self._next_serial, "serials")
+            _require(
+                sorted([*found, *table.free]) == list(range(table.used)), f"{name} and free rows"
+            )
+            _require(
+                bool((np.diff(table.rows[found, 2], prepend=-1) > 0).all()),
+                f"{name} from oldest to newest",
+            )
+            _require(bool((table.rows[table.free, 2] == -1).all()), f"free rows of {name}")
+        _require(len(self._sampler) == len(items), "as many items as the sampler has")
+        _require(not items or int(lines[items[-1], UID]) < self._next_uid, "uids")
+        _require(not blocks or int(rows[blocks[-1], SERIAL]) < self._next_serial, "serials")
         bodies = [self._bodies[row] for row in blocks]
         steps = sum(body.steps for body in bodies)
-        _hold(steps == self._steps <= self._capacity_steps, "steps within the capacity")
+        _require(steps == self._steps <= self._capacity_steps, "steps within the capacity")
         nbytes = sum(body.nbytes + BLOCK_OVERHEAD for body in bodies) + len(items) * ITEM_OVERHEAD
-        _hold(nbytes == self._bytes <= self._capacity_bytes, "bytes within the capacity")
-        _hold(sum(body is not None for body in self._bodies) == len(blocks), "no block left over")
+        _require(nbytes == self._bytes <= self._capacity_bytes, "bytes within the capacity")
+        _require(
+            sum(body is not None for body in self._bodies) == len(blocks), "no block left over"
+        )
         listed = sorted(row for episode in self._episodes.values() for row in episode.rows)
-        _hold(listed == sorted(blocks), "every block in its episode")
+        _require(listed == sorted(blocks), "every block in its episode")
         for uid, episode in self._episodes.items():
             name = f"episode {uid}"
-            _hold(len(episode.rows) > 0, f"{name}: has blocks")
+            _require(len(episode.rows) > 0, f"{name}: has blocks")
+            _require(episode.window >= 0, f"{name}: windows")
             mine = [self._bodies[row] for row in episode.rows]
             for i, (row, body) in enumerate(zip(episode.rows, mine, strict=True)):
                 index = episode.first + i
                 header = (uid, index, body.address, body.steps, int(body.last))
-                _hold((body.episode, body.index) == (uid, index), f"{name}: blocks in order")
-                _hold(tuple(rows[row, [OWNER, INDEX, ADDRESS, STEPS, LAST]]) == header, name)
+                _require((body.episode, body.index) == (uid, index), f"{name}: blocks in order")
+                _require(tuple(rows[row, [OWNER, INDEX, ADDRESS, STEPS, LAST]]) == header, name)
                 following = episode.rows[i + 1] if i + 1 < len(mine) else -1
-                _hold(int(rows[row, NEXT]) == following, f"{name}: chain")
-                _hold(not body.last or following < 0, f"{name}: the last block is the last")
+                _require(int(rows[row, NEXT]) == following, f"{name}: chain")
+                _require(not body.last or following < 0, f"{name}: the last block is the last")
                 if following >= 0:
                     _check_seam(body, mine[i + 1])
-            _hold(episode.ended == mine[-1].last, f"{name}: ended")
+            _require(episode.ended == mine[-1].last, f"{name}: ended")
             total = mine[-1].index * period + mine[-1].steps
-            _hold(episode.steps == total, f"{name}: steps")
+            _require(episode.steps == total, f"{name}: steps")
             idle = int(rows[episode.rows[0], ITEMS]) == 0
             gone = episode.first < self._needed_from(episode)
-            _hold(not (idle and gone), f"{name}: a block nothing needs is freed")
+            _require(not (idle and gone), f"{name}: a block nothing needs is freed")
         covers = dict.fromkeys(blocks, 0)
         for slot in items:
-            line = dict(zip(_ITEM_COLUMNS, lines[slot, UID : VERSION + 1].tolist(), strict=True))
-            name = f"item {line['uid']}"
-            _hold(line["episode"] in self._episodes, f"{name}: its episode is here")
-            episode = self._episodes[line["episode"]]
-            k = line["start"] // period
-            _hold(k < episode.window, f"{name}: windows are counted")
-            window = self._windows.window(k, episode.steps)
-            geometry = (line["start"], line["prefix"], line["learned"], line["tail"])
-            same = (window.start, window.prefix, window.learned, window.tail) == geometry
-            _hold(same, f"{name}: is a window")
-            last = min(window.stop // period, episode.next_block - 1)
-            wanted = range(window.first // period - episode.first, last - episode.first + 1)
-            _hold(wanted[0] >= 0, f"{name}: its blocks are here")
-            _hold(window.stop < episode.steps + episode.ended, f"{name}: its observations are here")
-            row = int(lines[slot, FIRST])
-            _hold(int(lines[slot, HELD]) == len(wanted), f"{name}: number of blocks")
-            for i in wanted:
-                _hold(row == episode.rows[i], f"{name}: chain")
+            for row in self._check_item(lines[slot]):
                 covers[row] += 1
-                row = int(rows[row, NEXT])
-        _hold(all(int(rows[row, ITEMS]) == n for row, n in covers.items()), "items per block")
+        _require(all(int(rows[row, ITEMS]) == n for row, n in covers.items()), "items per block")
+
+    def _check_item(self, line: Array) -> list[int]:
+        """Check one item; the rows of the blocks it lies in."""
+        name, uid = f"item {line[UID]}", int(line[EPISODE])
+        _require(uid in self._episodes, f"{name}: its episode is here")
+        episode, period = self._episodes[uid], self._spec.period
+        k = int(line[START]) // period
+        _require(k < episode.window, f"{name}: windows are counted")
+        window = self._windows.window(k, episode.steps)
+        geometry = (window.start, window.prefix, window.learned, window.tail)
+        _require(tuple(line[START : TAIL + 1].tolist()) == geometry, f"{name}: is a window")
+        _require(window.stop < episode.steps + episode.ended, f"{name}: its observations are here")
+        first, last = window.first // period, min(window.stop // period, episode.next_block - 1)
+        _require(first >= episode.first, f"{name}: its blocks are here")
+        wanted = episode.rows[first - episode.first : last - episode.first + 1]
+        chain = [int(line[FIRST])]
+        while len(chain) < len(wanted):
+            chain.append(int(self._blocks.rows[chain[-1], NEXT]))
+        _require(chain == wanted and int(line[HELD]) == len(wanted), f"{name}: chain")
+        return wanted
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as arrays, numbers and strings in nested dicts.
@@ -934,10 +954,10 @@ class Replay:
             ValueError: it was saved with other blocks or windows, holds more than the capacity, or
                 is damaged. The store is empty then, and its sampler and limiter not to be used.
         """
-        if state["layout"] != self._layout():
+        if state.get("layout") != self._layout():
             raise ValueError(
-                f"the saved replay holds {state['layout']}, wanted is {self._layout()}: resume with "
-                "the settings of the run"
+                f"the saved replay holds {state.get('layout')}, wanted is {self._layout()}: resume "
+                "with the settings of the run"
             )
         self._clear()
         try:
@@ -946,57 +966,37 @@ class Replay:
             self._sampler.ensure(len(self._items.rows))
             self._limiter.load_state_dict(state["limiter"])
             self.check_valid()
-        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
+        except Exception as error:
             self._clear()
             raise ValueError(f"the saved replay cannot be used: {error}") from error
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         items, blocks = state["items"], state["blocks"]
-        episodes = {
-            int(uid): (int(window), bool(joined))
-            for uid, window, joined in zip(
-                *(state["episodes"][name] for name in ("uid", "window", "joined")), strict=True
-            )
-        }
-        headers = [
-            tuple(map(int, header))
-            for header in zip(
-                *(blocks[name] for name in ("row", "serial", "episode", "index", "steps", "last")),
-                strict=True,
-            )
-        ]
-        bodies = [
-            Block.from_buffer(
-                self._spec, *header[2:5], bool(header[5]), state["buffers"][str(header[1])]
-            ).owned()
-            for header in headers
-        ]
-        lines = [
-            (serial, episode, index, -1, 0, body.address, steps, last)
-            for (_, serial, episode, index, steps, last), body in zip(headers, bodies, strict=True)
-        ]
-        free = [int(row) for row in blocks["free"]]
-        self._blocks.restore(
-            [header[0] for header in headers], len(headers) + len(free), free, np.array(lines)
-        )
-        for header, body in zip(headers, bodies, strict=True):
+        names = ("row", "serial", "episode", "index", "steps", "last")
+        rows, bodies, lines = [], [], []
+        for values in zip(*(blocks[name] for name in names), strict=True):
+            row, serial, uid, index, steps, last = map(int, values)
+            buffer = np.asarray(state["buffers"][str(serial)])
+            body = Block.from_buffer(self._spec, uid, index, steps, bool(last), buffer).owned()
+            rows.append(row)
+            bodies.append(body)
+            lines.append((serial, uid, index, -1, 0, body.address, steps, last))
+        self._blocks.restore(rows, [int(row) for row in blocks["free"]], np.array(lines))
+        for row, body in zip(rows, bodies, strict=True):
             if body.episode not in self._episodes:
                 self._episodes[body.episode] = _Episode(body.episode, body.index, self._spec.period)
-            self._hold(self._episodes[body.episode], body, header[0])
-        if episodes.keys() != self._episodes.keys():
-            raise ValueError("its episodes and its blocks do not fit")
-        for uid, (window, joined) in episodes.items():
-            self._episodes[uid].window, self._episodes[uid].joined = window, joined
+            self._attach(self._episodes[body.episode], body, row)
+        columns = [state["episodes"][name] for name in ("uid", "window", "joined")]
+        for values in zip(*columns, strict=True):
+            episode = self._episodes[int(values[0])]
+            episode.window, episode.joined = int(values[1]), bool(values[2])
         slots = [int(row) for row in items["row"]]
-        free = [int(row) for row in items["free"]]
         columns = [np.asarray(items[name], np.int64) for name in _ITEM_COLUMNS]
-        ends = [np.full(len(slots), end, np.int64) for end in (-1, 0)]  # FIRST and HELD
-        self._items.restore(
-            slots, len(slots) + len(free), free, np.stack([*columns, *ends], axis=1)
-        )
+        columns += [np.full(len(slots), end, np.int64) for end in (-1, 0)]  # FIRST and HELD
+        self._items.restore(slots, [int(row) for row in items["free"]], np.stack(columns, axis=1))
         for slot in slots:
-            episode = self._episodes[int(self._items.rows[slot, EPISODE])]
             line = self._items.rows[slot]
+            episode = self._episodes[int(line[EPISODE])]
             if line[START] - line[PREFIX] < episode.first * self._spec.period:
                 raise ValueError(f"item {line[UID]} needs a block that is not there")
             self._cover(episode, slot)
@@ -1017,7 +1017,7 @@ class Replay:
         )
 
 
-def _hold(condition: bool, what: str) -> None:
+def _require(condition: bool, what: str) -> None:
     if not condition:
         raise RuntimeError(f"replay is damaged: this does not hold: {what}")
 
@@ -1025,11 +1025,10 @@ def _hold(condition: bool, what: str) -> None:
 def _check_seam(before: Block, after: Block) -> None:
     """What a block carries from before its first step is what the block before ended with."""
     where = f"episode {after.episode}, block {after.index}:"
-    if before.steps:
-        _hold(np.array_equal(after.previous_action, before.action[-1]), f"{where} previous action")
-        _hold(after.previous_reward == float(before.reward[-1]), f"{where} previous reward")
+    _require(np.array_equal(after.previous_action, before.action[-1]), f"{where} previous action")
+    _require(after.previous_reward == float(before.reward[-1]), f"{where} previous reward")
     context = before.spec.context
     if context:
         for key, rows in after.observation.items():
             ended = before.observation[key][-context:]
-            _hold(np.array_equal(rows[:context], ended), f"{where} frames of {key!r}")
+            _require(np.array_equal(rows[:context], ended), f"{where} frames of {key!r}")

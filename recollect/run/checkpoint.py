@@ -36,9 +36,8 @@ from recollect.types import Array
 
 FORMAT = 1
 ARRAYS, META, MANIFEST = "arrays.safetensors", "meta.json", "manifest.json"
-DTYPES = frozenset(
-    "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64".split()
-)
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+DTYPES = frozenset(("bool", *INTEGERS, "float16", "float32", "float64"))
 MANIFEST_BYTES_LIMIT = 1 << 20
 META_BYTES_LIMIT = 64 << 20
 HEADER_BYTES_LIMIT = 16 << 20

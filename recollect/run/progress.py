@@ -19,7 +19,7 @@ RATE_SECONDS = 30.0
 """Speeds are taken over this long, so that they neither jump nor lag far behind."""
 
 WIDEST = 100
-THREE_COLUMNS, TWO_COLUMNS = 76, 52
+THREE_COLUMNS, TWO_COLUMNS = 79, 54
 """A terminal of so many characters has room for three, or two, columns of figures."""
 
 

@@ -47,7 +47,7 @@ def summary(returns: Any) -> dict[str, Any]:
 
 
 def mean_interval(values: Array, confidence: float = 0.95) -> tuple[Array, Array, Array]:
-    """mean +- t_{N-1} s / sqrt(N), over the first axis.
+    """The mean over the first axis and how sure it is: mean +- t_{N-1} s / sqrt(N).
 
     Args:
         values: [N, ...] independent draws, N at least 1.

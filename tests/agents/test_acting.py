@@ -204,9 +204,9 @@ def test_the_number_of_slots_per_process_changes_no_bit(cut: int) -> None:
     first = act(150, network=network(), config=config, slots=slice(0, cut))
     second = act(150, network=network(), config=config, slots=slice(cut, 4))
     assert contents(whole) == contents(first) | contents(second)
-    assert windows_and_priorities(whole) == windows_and_priorities(
-        first
-    ) | windows_and_priorities(second)
+    assert windows_and_priorities(whole) == windows_and_priorities(first) | windows_and_priorities(
+        second
+    )
 
 
 def test_the_same_seed_gives_the_same_experience_and_another_seed_another() -> None:
@@ -228,7 +228,9 @@ def test_an_episode_with_a_reward_that_is_not_finite_is_dropped_whole() -> None:
     vector = SyncVectorEnv([Broken] * 4, autoreset_mode=AutoresetMode.DISABLED)
     tape = Tape()
     actor = make_actor(tape, env=registry.wrap(vector, "tests/Clock-v0", {}))
-    with pytest.warns(RuntimeWarning, match=r"slot \d.*episode \d+, step 8: the episode is dropped"):
+    with pytest.warns(
+        RuntimeWarning, match=r"slot \d.*episode \d+, step 9: the episode is dropped"
+    ):
         for _ in range(300):
             actor.step()
     dropped = actor.counts()["dropped_episodes"]

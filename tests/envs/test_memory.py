@@ -93,7 +93,7 @@ class TestRecall:
         rows = [env.reset(seed=seeds[0, 1])[0]]
         rewards, ends = [], []
         #          cue  delays   question: right (0)  cue  delays   question: wrong (0, not 1)
-        for action in [1, 1, 0, 1, 0] + [0, 0, 0, 1, 0]:
+        for action in [1, 1, 0, 1, 0, 0, 0, 0, 1, 0]:
             observation, reward, terminated, truncated, _ = env.step(action)
             rows.append(observation)
             rewards.append(reward)
@@ -108,7 +108,7 @@ class TestRecall:
         np.testing.assert_array_equal(
             rows, [cue_0, wait, wait, wait, ask, cue_1, wait, wait, wait, ask, over]
         )
-        assert rewards == [0, 0, 0, 0, 1] + [0, 0, 0, 0, -1]
+        assert rewards == [0, 0, 0, 0, 1, 0, 0, 0, 0, -1]
         assert ends == [(False, False)] * 9 + [(True, False)]
         assert env.max_episode_steps == 10 == len(rewards)
 
@@ -222,7 +222,7 @@ def test_trap_32_previous_reward_and_step_number_say_nothing_on_recall():
     # (observation, previous reward) as they can occur: rewards come with the second trial's cue.
     keys = [(0, 0), (1, 0), (0, 1), (1, 1), (0, -1), (1, -1), (2, 0), (3, 0)]
     assert best_table(env, seeds, keys, lambda o, a, r: (o, r)) == 0.0
-    # Step by step, with the same actions, episodes differ in the cues shown and in the answers' pay.
+    # With the same actions, episodes differ in the cues shown and in the answers' pay alone.
     for actions in itertools.product(range(2), repeat=6):
         trails = []
         for seed in seeds.values():

@@ -100,7 +100,7 @@ def test_spec_is_read_in_a_moment():
     env_spec("CartPole-v1")
     start = time.perf_counter()
     env_spec("CartPole-v1")
-    assert time.perf_counter() - start < 0.2
+    assert time.perf_counter() - start < 1
 
 
 def test_a_time_limit_given_as_argument_truncates():

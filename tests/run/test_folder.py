@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from recollect.run import folder as module
 from recollect.run.folder import RunFolder, default_run_dir, read_json, write_atomic
 from recollect.types import ConfigError
 
@@ -81,7 +81,7 @@ def test_a_creation_that_fails_leaves_nothing_behind(
             raise OSError(28, "No space left on device")
         replace(source, target)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         RunFolder.create(tmp_path / "run", CONFIG)
     assert os.listdir(tmp_path) == []
@@ -141,7 +141,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(module.os, call, fail)
+    monkeypatch.setattr(os, call, fail)
     with pytest.raises(OSError, match="Input/output"):
         write_atomic(tmp_path / "a.json", b"new")
     assert (tmp_path / "a.json").read_bytes() == b"old"
@@ -157,7 +157,7 @@ def test_the_default_folder_says_agent_environment_seed_and_time(tmp_path: Path)
 def test_two_default_folders_of_one_second_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.time, "strftime", lambda _: "20260102-120000")
+    monkeypatch.setattr(time, "strftime", lambda _: "20260102-120000")
     names = []
     for _ in range(3):
         path = default_run_dir("r2d2", "X v0!", 1, tmp_path)

@@ -4,24 +4,24 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.run import metrics as module
 from recollect.run.metrics import MetricsLog, is_wall_clock, read_metrics, without_wall_clock
 
 
-def write(folder: Path, *rows: dict[str, object]) -> None:
+def write(folder: Path, *rows: dict[str, Any]) -> None:
     with MetricsLog(folder, tensorboard=False) as log:
         for row in rows:
-            log.write(row)  # type: ignore[arg-type]
+            log.write(row)
 
 
 def test_rows_come_back_as_written(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"env_steps": 5, "seconds": 0.5, "actor/return_mean": 1.5},
         {"env_steps": 10, "note": "a \n line, ü", "evaluator/return_ci95": [1.0, 2.0]},
     ]
@@ -91,7 +91,7 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, damage: bytes) ->
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.dictionaries(st.text(), st.one_of(st.integers(), st.text(), st.floats()))))
 def test_any_row_is_one_line_that_reads_back(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
     rows = [{**row, "env_steps": index} for index, row in enumerate(rows)]
@@ -117,7 +117,7 @@ def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(
             raise OSError(28, "No space left on device")
         return whole(file, data[:4])
 
-    monkeypatch.setattr(module.os, "write", short_then_full)
+    monkeypatch.setattr(os, "write", short_then_full)
     with pytest.raises(OSError, match="No space left"):
         log.write({"env_steps": 2})
     monkeypatch.undo()

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from recollect.run.progress import (
+    Progress,
+    Tracker,
+    duration,
+    number,
+    panel,
+    percent,
+    plain_line,
+    size,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def row(step: int, **more: Any) -> dict[str, Any]:
+    """A run of 200,000 steps: 500 steps and 2 updates a second."""
+    return {
+        "env_steps": step,
+        "updates": step // 250,
+        "seconds": step / 500,
+        "actor/return_mean": 20.5,
+        "actor/lag_updates": 3.25,
+        "replay/fill": step / 200_000,
+        "replay/bytes": 1000.0 * step,
+        **more,
+    }
+
+
+def run_plain(every: float, *rows: dict[str, Any]) -> list[str]:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(200_000, "a title", stream, every_seconds=every, clock=clock) as progress:
+        for one in rows:
+            clock.now = one["seconds"]
+            progress.update(one)
+    return stream.getvalue().splitlines()
+
+
+def rendered(width: int, *rows: dict[str, Any]) -> list[str]:
+    clock = Clock()
+    tracker = Tracker(200_000, clock)
+    for one in rows:
+        clock.now = one["seconds"]
+        tracker.add(one)
+    stream = io.StringIO()
+    console = Console(width=width, file=stream, color_system=None, force_terminal=True)
+    console.print(panel("r2d2 on recollect/PositionCartPole-v0, seed 1", tracker.figures(), width))
+    return stream.getvalue().splitlines()
+
+
+ROWS = [row(20_000), row(40_000, **{"evaluator/return_mean": 180.0}), row(82_000)]
+
+
+def test_plain_lines_are_these() -> None:
+    assert run_plain(0.0, *ROWS, row(200_000, **{"evaluator/return_mean": 1234.5})) == [
+        "a title",
+        " 10%   20,000 steps   greedy        -   training     20.5         - steps/s"
+        "        - updates/s   replay  10%  20.0 MB   lag   3.25",
+        " 20%   40,000 steps   greedy    180.0   training     20.5     500.0 steps/s"
+        "     2.00 updates/s   replay  20%  40.0 MB   lag   3.25   5:20 left",
+        " 41%   82,000 steps   greedy    180.0   training     20.5     500.0 steps/s"
+        "     2.00 updates/s   replay  41%  82.0 MB   lag   3.25   3:56 left",
+        "100%  200,000 steps   greedy    1,234   training     20.5     500.0 steps/s"
+        "     2.00 updates/s   replay 100%   200 MB   lag   3.25",
+    ]
+
+
+def test_plain_lines_come_no_more_often_than_asked_but_first_and_last_always() -> None:
+    rows = [row(step) for step in range(500, 20_500, 500)]  # one a second, for 40 seconds
+    steps = [line.split()[1] for line in run_plain(10.0, *rows)[1:]]
+    assert steps == ["500", "5,500", "10,500", "15,500", "20,000"]
+
+
+def test_the_last_line_is_not_said_twice() -> None:
+    assert len(run_plain(10.0, row(500))) == 2
+
+
+def test_the_last_line_is_said_also_when_the_run_fails() -> None:
+    stream, clock = io.StringIO(), Clock()
+    progress = Progress(200_000, "a title", stream, clock=clock)
+
+    def fail() -> None:
+        with progress:
+            progress.update(row(500))
+            progress.update(row(1000))
+            raise RuntimeError("the run cannot move")
+
+    with pytest.raises(RuntimeError, match="cannot move"):
+        fail()
+    assert [line.split()[1] for line in stream.getvalue().splitlines()[1:]] == ["500", "1,000"]
+
+
+def test_every_line_is_flushed() -> None:
+    class Counting(io.StringIO):
+        unflushed = 0
+
+        def write(self, text: str) -> int:
+            self.unflushed += 1
+            return super().write(text)
+
+        def flush(self) -> None:
+            self.unflushed = 0
+
+    stream = Counting()
+    with Progress(200_000, "a title", stream) as progress:
+        progress.line("a line")
+        assert stream.unflushed == 0
+        progress.update(row(500))
+        assert stream.unflushed == 0
+    assert stream.getvalue().splitlines()[1] == "a line"
+
+
+def test_a_stream_that_breaks_does_not_end_the_run() -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with Progress(200_000, "a title", Broken()) as progress:
+        progress.update(row(500))
+        progress.line("a line")
+    closed = io.StringIO()
+    with Progress(200_000, "a title", closed) as progress:
+        closed.close()
+        progress.update(row(500))
+
+
+def test_quiet_says_nothing() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        with Progress(200_000, "a title", stream, quiet=True) as progress:
+            progress.note("a note")
+            progress.line("a line")
+            progress.update(row(500))
+        assert stream.getvalue() == ""
+
+
+def test_a_row_without_env_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs 'env_steps'"):
+        Progress(10, "a title", io.StringIO()).update({"updates": 1})
+
+
+def test_the_panel_at_80_columns_is_this() -> None:
+    lines = [line.rstrip() for line in rendered(80, *ROWS)]
+    assert lines == [
+        "r2d2 on recollect/PositionCartPole-v0, seed 1",
+        "━" * 30 + "╸" + " " * 46 + "41%",
+        "82,000 of 200,000 steps                                     2:44 gone, 3:56 left",
+        "",
+        "greedy return        180.0    env steps/s       500.0    replay full        41%",
+        "best so far          180.0    updates/s          2.00    replay size    82.0 MB",
+        "training return       20.5    lag, updates       3.25",
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 24, 30, 40, 53, 54, 60, 78, 79, 80, 100, 120, 200])
+def test_the_panel_fits_any_terminal_and_cuts_no_figure(width: int) -> None:
+    lines = rendered(width, *ROWS)
+    assert all(len(line.rstrip()) <= min(width, 100) for line in lines)
+    assert len(lines) <= 12
+    words = " ".join(lines).split()
+    for figure in ("180.0", "20.5", "500.0", "2.00", "3.25", "41%", "82.0", "MB"):
+        assert figure in words
+
+
+def test_the_panel_before_the_first_row_shows_what_is_not_known() -> None:
+    lines = rendered(80)
+    assert "0 of 200,000 steps" in lines[2]
+    assert " ".join(lines[4].split()) == "greedy return - env steps/s - replay full -"
+
+
+def test_a_terminal_gets_a_panel_and_lines_above_it() -> None:
+    stream, clock = Terminal(), Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERM", "xterm")
+        patch.setenv("COLUMNS", "80")
+        with Progress(200_000, "a title", stream, clock=clock) as progress:
+            progress.note("a [bold]note[/bold]")
+            progress.update(row(20_000))
+    shown = stream.getvalue()
+    assert "a [bold]note[/bold]" in shown
+    assert "\x1b[?25l" in shown  # the cursor is hidden,
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # and comes back
+    assert "20,000 of 200,000 steps" in shown[shown.rindex("a title") :]
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    with Progress(200_000, "a title", stream) as progress:
+        progress.update(row(20_000))
+    assert "\x1b" not in stream.getvalue()
+    assert "20,000 steps" in stream.getvalue()
+
+
+def test_speeds_are_those_of_the_last_half_minute() -> None:
+    tracker = Tracker(1000, Clock())
+    for second in range(60):  # 1 step a second, then 3
+        steps = second if second <= 20 else 20 + 3 * (second - 20)
+        tracker.add({"env_steps": steps, "updates": 0, "seconds": second})
+    figures = tracker.figures()
+    assert figures.env_steps_per_second == 3.0
+    assert figures.left_seconds == (1000 - (20 + 3 * 39)) / 3
+
+
+def test_figures_that_a_row_lacks_or_has_as_null_stay_as_they_were() -> None:
+    tracker = Tracker(1000, Clock())
+    tracker.add({"env_steps": 1, "evaluator/return_mean": 5.0, "actor/return_mean": 2.0})
+    tracker.add({"env_steps": 2, "actor/return_mean": None})
+    tracker.add({"env_steps": 3, "evaluator/return_mean": 4.0})
+    figures = tracker.figures()
+    assert (figures.greedy_return, figures.best_return, figures.training_return) == (4.0, 5.0, 2.0)
+
+
+def test_a_run_that_overshoots_or_has_no_steps_is_done() -> None:
+    tracker = Tracker(100, Clock())
+    tracker.add(row(105))
+    assert tracker.figures().done == 1.0
+    assert tracker.figures().left_seconds is None
+    assert "100%" in plain_line(Tracker(0, Clock()).figures())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (float("nan"), "-"),
+        (0.0, "0.00"),
+        (0.126, "0.13"),
+        (-9.999, "-10.0"),
+        (99.96, "100.0"),
+        (999.96, "1,000"),
+        (1234567.0, "1,234,567"),
+    ],
+)
+def test_numbers_have_four_digits_or_so(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_960_000, "100 MB"),
+        (999_600_000, "1.0 GB"),
+        (28e9, "28.0 GB"),
+        (3e15, "3,000.0 TB"),
+    ],
+)
+def test_sizes_are_in_decimal_units(value: float | None, text: str) -> None:
+    assert size(value) == text
+
+
+def test_what_is_not_whole_is_never_100_percent() -> None:
+    assert [percent(x) for x in (None, 0.0, 0.999, 1.0, 1.2)] == ["-", "0%", "99%", "100%", "100%"]
+
+
+def test_durations_read_like_a_clock() -> None:
+    seconds = (7, 59.6, 754, 3723, 2 * 86400 + 3 * 3600 + 4 * 60)
+    assert [duration(s) for s in seconds] == ["0:07", "1:00", "12:34", "1:02:03", "2 d 03:04"]
