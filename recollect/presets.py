@@ -63,7 +63,7 @@ def small(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
 
 
 def drqn_paper(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
-    """DRQN (Hausknecht and Stone 2015): zero start state, 10 steps, uniform replay, plain Q-learning."""
+    """DRQN (Hausknecht and Stone 2015): zero state, 10 steps, uniform replay, plain Q-learning."""
     return replace(
         r2d2.R2D2Config(),
         actors=1,

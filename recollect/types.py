@@ -17,7 +17,7 @@ Observation = dict[str, Array]
 Metrics = dict[str, float]
 
 NO_ACTION = -1
-"""The previous action at an episode's start, where actions are discrete: one-hot it is all zeros."""
+"""The previous action at an episode's start, where actions are discrete: one-hot, all zeros."""
 
 
 class ConfigError(ValueError):

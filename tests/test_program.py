@@ -12,7 +12,7 @@ def test_who_is_held_stands_before_who_holds() -> None:
     replay = Part("replay", REPLAY, list)
     learner = Part("learner", LEARNER, list, {"replay": "replay"})
     assert Program((replay, learner), policy=list).parts == (replay, learner)
-    with pytest.raises(ValueError, match="'learner' holds 'replay'.*does not stand before it"):
+    with pytest.raises(ValueError, match=r"'learner' holds 'replay'.*does not stand before it"):
         Program((learner, replay), policy=list)
 
 

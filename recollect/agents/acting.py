@@ -1,4 +1,4 @@
-"""What actors share: the policy, and the actor that turns steps into blocks and prioritised windows.
+"""What actors share: the policy, and the actor that makes blocks and prioritised windows of steps.
 
 A turn is one step of all E environments of an actor, with one batched forward pass. Nothing here
 knows which agent it acts for: the network gives values [E, A] and a recurrent state, and the agent
@@ -27,6 +27,7 @@ from recollect.types import ActionSpec, Array, EnvSpec, Metrics, Observation, Ve
 AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
 """(values [T + 1, A], actions [T], rewards [T], discounts [T]) -> absolute TD errors [T]."""
 
+Tensors = dict[str, torch.Tensor]
 SLOT_BITS, EPISODE_BITS = 23, 32
 
 
@@ -71,7 +72,7 @@ class Policy:
         self._flat = FlatParameters(network)
         self._offset = first_slot % self.ROWS
         self._buffers: list[Array] = []
-        self._chunks: list[tuple[dict[str, torch.Tensor], torch.Tensor, ...]] = []
+        self._chunks: list[tuple[Tensors, torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._slots = 0
 
     def load(self, vector: Array) -> None:
@@ -173,7 +174,6 @@ class Actor:
         absolute_errors: the learner's TD errors on one slot's steps, both roles played by the
             acting network, whose values are at hand.
         seed, epoch: keys of every random draw.
-        learner_rewards: rewards as the learner sees them, [E] -> [E] (clipping, if any).
     """
 
     def __init__(

@@ -11,7 +11,9 @@ import torch
 from recollect.types import Array
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from recollect.networks.recurrent_q import QNetwork
 
 ALIGNMENT = 16
 """Floats at a multiple of which each parameter starts (64 bytes: what matrix kernels like best)."""
@@ -20,11 +22,11 @@ ALIGNMENT = 16
 class FlatParameters:
     """A network's parameters laid into one vector [P], and their gradient into another.
 
-    The network keeps working on views, so that clipping, an optimiser's step, publishing and cutting
-    into shards are each one operation on a vector. Gaps between parameters are zero and stay zero.
+    The network keeps working on views, so that clipping, an optimiser's step, publishing and
+    cutting into shards are each one operation on a vector. Gaps between parameters stay zero.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: QNetwork) -> None:
         parameters = list(network.parameters())
         starts, total = [], 0
         for p in parameters:
@@ -85,12 +87,12 @@ def tensors(value: Any, device: torch.device | str = "cpu") -> Any:
     return torch.from_numpy(value).to(device)
 
 
-def named_arrays(network: nn.Module) -> dict[str, Array]:
+def named_arrays(network: QNetwork) -> dict[str, Array]:
     """A network's parameters by name, as arrays of their own: what a checkpoint holds."""
     return {name: p.detach().cpu().numpy().copy() for name, p in network.named_parameters()}
 
 
-def load_named_arrays(network: nn.Module, arrays: dict[str, Array]) -> None:
+def load_named_arrays(network: QNetwork, arrays: dict[str, Array]) -> None:
     """Overwrite a network's parameters with those of `named_arrays`, in place.
 
     Raises:

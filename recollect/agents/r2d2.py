@@ -27,9 +27,8 @@ Departures from the paper, and where it is silent:
    steps, weighted, and averaged over the batch. The paper states no reduction.
 5. Actors make priorities with the online network in both roles, from values at hand (as SEED RL).
    With `n_step_tail="shorten"` they still use all n steps.
-6. Sampling waits until `min_replay_steps` environment steps are in, and is then held to
-   `replay_ratio` learned steps per environment step: the paper's learner ran freely.
-7. A run on one machine publishes parameters every `publish_period` updates, not every one.
+6. Learning is held to `replay_ratio` learned steps per environment step, and parameters are
+   published every `publish_period` updates: the paper's learner and actors ran freely.
 """
 
 from __future__ import annotations
@@ -219,10 +218,8 @@ def unroll(network: QNetwork, batch: dict[str, Any], burn_in: int, start: Tensor
 class Learner:
     """Worker: one update a turn. `gradients` changes no parameter, `apply` is elementwise.
 
-    Args:
-        config: see `R2D2Config`. replay, parameters: the services.
-        make_network: builds the network, called twice: online and target.
-        seed, epoch: keys of the draws from replay; epoch is also the versions'.
+    `make_network` builds the network and is called twice: online and target. `seed` and `epoch` are
+    keys of the draws from replay; `epoch` is also the published versions'.
     """
 
     def __init__(
@@ -329,8 +326,8 @@ class Learner:
     def apply(self, vector: Tensor) -> None:
         """One step of Adam along `vector` [P]; elementwise, and no target is copied."""
         self._flat.grad = vector
-        if self.config.decay_updates:
-            left = max(0.0, 1 - self.updates / self.config.decay_updates)
+        if decay := self.config.decay_updates:
+            left = max(0.0, 1 - self.updates / decay)
             self._adam.param_groups[0]["lr"] = self.config.learning_rate * left
         self._adam.step()
 
@@ -385,10 +382,8 @@ class Learner:
 
 
 def program(config: R2D2Config, env_spec: EnvSpec, seed: int, network: str = "") -> Program:
-    """R2D2 on an environment: actors, replay, learner, parameters, evaluator.
+    """R2D2 on an environment; `network` is a user's own, "module:name", see `wiring.q_network`.
 
-    Args:
-        network: "module:name" of a network of the user's own (see `wiring.q_network`).
     Raises:
         ConfigError: the environment's actions are not discrete, or the network cannot be found.
     """

@@ -1,4 +1,4 @@
-"""How agents that act by a Q-network are put together: actors, one replay, one learner, an evaluator.
+"""How agents that act by a Q-network are put together: actors, replay, learner, evaluator.
 
 The factories here are called where their part will live, with handles to the parts it holds.
 """
@@ -45,7 +45,7 @@ def q_network(config: Any, env_spec: EnvSpec, seed: int, network: str = "") -> Q
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(first)
         if network:
-            return load_network(network)(env_spec, config)  # type: ignore[no-any-return]
+            return load_network(network)(env_spec, config)
         return RecurrentQ(
             env_spec.observation,
             env_spec.action.num_actions,
@@ -82,7 +82,7 @@ def load_network(name: str) -> Callable[[EnvSpec, Any], Any]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"network {name!r} cannot be imported: {error}") from error
 
@@ -215,8 +215,8 @@ def q_program(
         )
         parts.append(Part(f"actor/{process}", ACTOR, factory, services))
     if config.evaluation_period:
-        factory = partial(make_evaluator, config, env_spec, seed, make_network)
-        parts.append(Part("evaluator", EVALUATOR, factory, {"parameters": "parameters"}))
+        evaluator = partial(make_evaluator, config, env_spec, seed, make_network)
+        parts.append(Part("evaluator", EVALUATOR, evaluator, {"parameters": "parameters"}))
     steps = config.replay_steps
     return Program(
         tuple(parts),

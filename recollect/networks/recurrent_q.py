@@ -15,7 +15,7 @@ none; for the LSTM's forget gate see `cores.LSTM`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -32,15 +32,19 @@ class QNetwork(Protocol):
 
     Steps and sequences must be independent: row b of the output depends on row b of the inputs
     alone, step t on steps 0 .. t and the state, and unrolling in pieces, handing the state on, is
-    the same as unrolling at once. So a network has no batch normalisation, and no dropout.
+    the same as unrolling at once. So a network has no batch normalisation, and no dropout. A state
+    of zeros is the one at an episode's start.
     """
 
     @property
     def state_size(self) -> int:
         """S, floats per sequence of the recurrent state; 0 if the network has no memory."""
 
-    def initial_state(self, batch: int) -> Tensor:
-        """Return the [batch, S] float32 state at an episode's start: zeros."""
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """What is learned; of `nn.Module`."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The same by name; of `nn.Module`."""
 
     def forward(
         self,

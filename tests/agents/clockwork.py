@@ -15,7 +15,7 @@ from recollect.types import EnvSpec
 class Clock(gymnasium.Env):
     """Observation (step number, episode's length, episode's key); reward: the step number plus one.
 
-    Length and the kind of ending are drawn from the reset's seed: one episode in three is truncated.
+    Length and kind of ending are drawn from the reset's seed: one episode in three is truncated.
     """
 
     def __init__(self, longest: int = 30, step_limit_at: float = 0.33) -> None:
@@ -56,9 +56,6 @@ class Counter(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor([0.5, -0.25, 0.125]))
         self.actions = env_spec.action.num_actions
-
-    def initial_state(self, batch: int) -> torch.Tensor:
-        return torch.zeros(batch, self.state_size)
 
     def forward(
         self,

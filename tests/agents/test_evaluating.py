@@ -1,8 +1,8 @@
-"""Evaluation: fixed starts, whole episodes, and a policy whose memory begins where episodes begin."""
+"""Evaluation: fixed starts, whole episodes, a memory that begins where an episode begins."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_trap_31_memory_previous_action_and_reward_begin_anew_with_each_episode(
     class Watching(Counter):
         """Remembers what it was shown beside its state."""
 
-        seen: list[tuple[Any, ...]] = []
+        seen: ClassVar[list[tuple[Any, ...]]] = []
 
         def forward(self, observation, previous_action, previous_reward, recurrent_state):  # type: ignore[no-untyped-def]
             clock = observation["observation"][0, :3, 0].tolist()
@@ -111,5 +111,5 @@ def test_a_fault_in_evaluation_names_the_episode() -> None:
     if "tests/Faulty-v0" not in gymnasium.registry:
         gymnasium.register("tests/Faulty-v0", entry_point=Faulty)
     policy = Policy(Counter(spec()), spec())
-    with pytest.raises(RuntimeError, match="evaluation episode 0.*tests/Faulty-v0"):
+    with pytest.raises(RuntimeError, match=r"evaluation episode 0.*tests/Faulty-v0"):
         evaluate(policy, registry.make("tests/Faulty-v0", 2), 2, seed=0)

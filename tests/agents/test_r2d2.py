@@ -114,7 +114,7 @@ def test_trap_21_clipping_and_rescaling_are_one_switch_and_cannot_both_be_on() -
 
 
 def test_trap_07_no_gradient_flows_through_burn_in() -> None:
-    """S0-12: an input that only burn-in sees gets a gradient of exactly zero, learned ones do not."""
+    """S0-12: an input that only burn-in sees gets a gradient of exactly 0, learned ones do not."""
     learner, replay, _ = parts()
     batch = sample(replay, 16)
     assert batch.prefix.any()
@@ -440,7 +440,7 @@ def test_delta_q_without_states_says_what_to_set() -> None:
     ("settings", "message"),
     [
         ({"n_step": 9}, "n_step 9 is longer than trace_length 8"),
-        ({"gamma": 1.5}, "gamma must lie in"),
+        ({"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
         ({"batch_size": 0}, "batch_size must be above 0"),
         ({"burn_in": -1}, "burn_in must be 0 or more"),
         ({"sequences": "trajectories"}, "set burn_in to 0"),

@@ -151,6 +151,9 @@ def test_a_restored_sampler_goes_on_identically() -> None:
     state = sampler.state_dict()
     restored = Prioritized(0.9)
     restored.load_state_dict(state)
+    sampler.set(np.array([4]), np.array([2.0]))  # of which neither the state nor its reader hears
+    assert not state["live"][4]
+    assert (len(sampler), len(restored)) == (99, 98)
     for one in (sampler, restored):
         one.set(np.array([4, 7]), np.array([2.0, 3.0]))
         one.remove(np.array([0]))

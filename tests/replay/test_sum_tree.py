@@ -158,6 +158,13 @@ def test_just_below_one_finds_the_last_leaf_that_is_not_zero() -> None:
         assert tree_of(values).find(np.array([JUST_BELOW_1])).tolist() == [last]
 
 
+def test_rounding_at_an_upper_level_stays_at_the_far_end() -> None:
+    rng = np.random.default_rng(4)
+    for capacity in rng.integers(17, 5000, 200):
+        tree = tree_of(0.5 + rng.random(capacity))  # far more than rounding, the last leaf too
+        assert tree.find(np.array([JUST_BELOW_1])).tolist() == [capacity - 1]
+
+
 def test_denormal_leaves_alone_can_be_found() -> None:
     values = np.zeros(20)
     values[[3, 18]] = 5e-324
