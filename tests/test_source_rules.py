@@ -54,12 +54,11 @@ def forbidden(source: str) -> list[str]:
         if meaning.partition(".")[0] in PICKLERS or meaning in CALLS:
             found.append(f"{line}: imports {meaning}")
     for node in ast.walk(tree):
-        name = dotted(node) if isinstance(node, ast.Name | ast.Attribute) else None
-        if name:
-            head, dot, rest = name.partition(".")
-            name = full.get(head, head) + dot + rest
-            if name in CALLS:
-                found.append(f"{node.lineno}: {name} {CALLS[name]}")
+        if isinstance(node, ast.Name | ast.Attribute) and (chain := dotted(node)):
+            head, dot, rest = chain.partition(".")
+            called = full.get(head, head) + dot + rest
+            if called in CALLS:
+                found.append(f"{node.lineno}: {called} {CALLS[called]}")
         if isinstance(node, ast.Call):
             if (dotted(node.func) or "") in IMPORTERS and node.args:
                 asked = node.args[0]
