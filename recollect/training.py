@@ -148,7 +148,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
         ConfigError: the folder holds something, or replay cannot fit in memory.
     """
     path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
-    RunFolder(path)._refuse_if_taken()  # before torch is loaded
+    RunFolder(path).refuse_if_taken()  # before torch is loaded
     with one_thread():
         return _execute(job, path, verbose)
 
@@ -185,7 +185,7 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
         while True:
             limit = min(next_row, job.env_steps)
             runtime.run(partial(_reached, limit))
-            row = _row(runtime, started)
+            row = _row(job, runtime, started)
             log.write(row)
             progress.update(row)
             evaluator = runtime.parts.get("evaluator")
@@ -201,7 +201,7 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
         latest = runtime.parts["parameters"].latest()
         keep("last", latest.vector, latest.version.updates, None)
         final = _final_evaluation(job, policy)
-        row = _row(runtime, started) | final
+        row = _row(job, runtime, started) | final
         log.write(row)
         progress.update(row)
     folder.write_status({"state": "finished", "env_steps": row["env_steps"]})
@@ -245,15 +245,20 @@ def _check_memory(job: Job, need: int) -> str:
     return f"replay: {asked} need at most {need / 1e6:,.1f} MB"
 
 
-def _row(runtime: Any, started: float) -> dict[str, float]:
-    counts = runtime.counts()
+def _row(job: Job, runtime: Any, started: float) -> dict[str, float]:
+    counts, figures = runtime.counts(), runtime.metrics()
+    if job.config.replay_bytes:
+        fill = figures["replay/bytes"] / job.config.replay_bytes
+    else:
+        fill = figures["replay/steps"] / job.config.replay_steps
     seconds = time.perf_counter() - started
     return {
         "env_steps": counts["env_steps"],
         "updates": counts["updates"],
         "seconds": seconds,
         **{f"run/{name}": value for name, value in counts.items()},
-        **runtime.metrics(),
+        **figures,
+        "replay/fill": fill,
     }
 
 

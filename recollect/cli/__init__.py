@@ -26,7 +26,7 @@ recollect trains agents from replayed experience gathered by many actors.
 usage: recollect COMMAND ...
 
   train AGENT --env ID   train an agent (r2d2, drqn) on a Gymnasium environment
-  evaluate RUN           play episodes with a trained agent, and print its returns
+  evaluate RUN           play episodes with a trained agent and print returns
   plot RUN...            draw learning curves; of several runs mean and interval
 
   COMMAND --help         what a command takes
@@ -45,16 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `recollect`; None: those of this process.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    lazy.install()
-    from recollect.run.checkpoint import CheckpointError
-    from recollect.types import ConfigError
-
     try:
-        _command(words)
+        code = _answer(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
-    except (ConfigError, CheckpointError) as error:
-        return _refuse(str(error), 2)
+        return code
     except KeyboardInterrupt as error:
         return _refuse(str(error) or "interrupted", 130)
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
@@ -62,6 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _refuse(str(error), 1)
+
+
+def _answer(words: list[str]) -> int:
+    lazy.install()
+    from recollect.run.checkpoint import CheckpointError
+    from recollect.types import ConfigError
+
+    try:
+        _command(words)
+    except (ConfigError, CheckpointError) as error:
+        return _refuse(str(error), 2)
     return 0
 
 

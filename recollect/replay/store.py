@@ -31,6 +31,8 @@ BLOCK_OVERHEAD = 1024
 """Bytes counted for a block beside its buffer: its row, its objects, its episode's record."""
 ITEM_OVERHEAD = 256
 """Bytes counted for an item: its row here, its place in the sampler, and their room to grow."""
+LARGEST_PRIORITY = 1e100
+"""More is no TD error of float32, and to a power it would leave the sampler's range."""
 
 # Columns of the tables of items and of blocks. The first two are the links of `_Table`.
 UID, EPISODE, START, PREFIX, LEARNED, TAIL, VERSION, FIRST, HELD = range(2, 11)
@@ -78,7 +80,7 @@ class Item:
     Args:
         episode: uid of the episode.
         start, prefix, learned, tail: the window.
-        priority: finite, not negative; of 0, it is never drawn by priority.
+        priority: in [0, LARGEST_PRIORITY]; of 0, it is never drawn by priority.
         version: updates of the oldest parameters that acted in the window.
     """
 
@@ -103,7 +105,8 @@ class Draw:
         start, prefix, learned, tail, version: [B] int64, as in `Item`.
         pieces: [B, K, 3] int64 address, steps and last of the blocks each window lies in.
         held: [B] int64 how many of K these are.
-        blocks: [B, K] the blocks themselves, which keeps them in memory.
+        blocks: [B, K] the blocks themselves, which keeps them in memory: until the draw is let
+            go, evicted ones stay beside what the capacity counts.
     """
 
     slots: Array
@@ -385,7 +388,7 @@ class Replay:
 
         Raises:
             ValueError: a block of another spec, an item that is no window of its episode, a
-                priority that is negative or not finite.
+                priority outside [0, LARGEST_PRIORITY] or not a number.
             RuntimeError: blocks or items out of order, or before what they need; more than the
                 capacity at once. In every case nothing has changed.
         """
@@ -471,8 +474,10 @@ class Replay:
         given = (item.prefix, item.learned, item.tail)
         if rest or given != (window.prefix, window.learned, window.tail):
             raise ValueError(f"{name} is {window}, not {item}")
-        if not 0 <= item.priority < math.inf:
-            raise ValueError(f"{name} has priority {item.priority}: it must be finite and >= 0")
+        if not 0 <= item.priority <= LARGEST_PRIORITY:
+            raise ValueError(
+                f"{name} has priority {item.priority}: it must be in [0, {LARGEST_PRIORITY:g}]"
+            )
         episode.window, episode.joined = k + 1, False
 
     def _append(self, block: Block) -> None:
@@ -775,8 +780,8 @@ class Replay:
         counted.
 
         Raises:
-            ValueError: arrays of different lengths, or a priority that is negative or not finite:
-                nothing has changed then.
+            ValueError: arrays of different lengths, or a priority outside [0, LARGEST_PRIORITY]
+                or not a number: nothing has changed then.
         """
         slots, uids = np.asarray(slots, np.int64), np.asarray(uids, np.int64)
         priorities = np.asarray(priorities, np.float64)
@@ -785,11 +790,11 @@ class Replay:
                 f"slots {slots.shape}, uids {uids.shape} and priorities {priorities.shape} must be "
                 "[B] alike"
             )
-        bad = ~((priorities >= 0) & (priorities < np.inf))
+        bad = ~((priorities >= 0) & (priorities <= LARGEST_PRIORITY))  # also where NaN
         if bad.any():
             raise ValueError(
-                f"the priority of item {uids[bad][0]} is {priorities[bad][0]}: it must be finite "
-                "and not negative"
+                f"the priority of item {uids[bad][0]} is {priorities[bad][0]}: it must be in "
+                f"[0, {LARGEST_PRIORITY:g}]"
             )
         there = (slots >= 0) & (slots < len(self._items.rows)) & (uids >= 0)
         there[there] = self._items.rows[slots[there], UID] == uids[there]
@@ -800,15 +805,17 @@ class Replay:
     def metrics(self) -> Metrics:
         """What is held, what happened so far, and the limiter's figures.
 
-        Held: `items`, `steps`, `bytes`, `blocks`, `waiting_blocks` (that have no item) and
-        `episodes`. Totals: `evicted_items`; `late_items` and `abandoned_blocks`, which should stay
-        0 but where a part was lost; `dropped_episodes`; `stale_write_backs`.
+        Held: `items`, `steps`, `bytes`, `fill` (share of the capacity), `blocks`, `waiting_blocks`
+        (that have no item) and `episodes`. Totals: `evicted_items`; `late_items` and
+        `abandoned_blocks`, which should stay 0 but where a part was lost; `dropped_episodes`;
+        `stale_write_backs`.
         """
         waiting = (self._blocks.rows[:, ITEMS] == 0) & (self._blocks.rows[:, SERIAL] >= 0)
         return {
             "items": float(len(self)),
             "steps": float(self._steps),
             "bytes": float(self._bytes),
+            "fill": max(self._steps / self._capacity_steps, self._bytes / self._capacity_bytes),
             "blocks": float(len(self._blocks)),
             "waiting_blocks": float(np.count_nonzero(waiting)),
             "episodes": float(len(self._episodes)),

@@ -75,7 +75,7 @@ class RunFolder:
             text = json.dumps(dict(config), indent=2, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(f"the config cannot be written as JSON: {error}") from error
-        run._refuse_if_taken()
+        run.refuse_if_taken()
         created = not run.path.exists()
         run.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -171,7 +171,8 @@ class RunFolder:
         """Replace status.json; who reads it meanwhile sees the old one or the new one, whole."""
         write_atomic(self.status_path, json.dumps(dict(status), indent=2).encode())
 
-    def _refuse_if_taken(self) -> None:
+    def refuse_if_taken(self) -> None:
+        """Raise ConfigError if the folder holds anything, so that no new run can be made there."""
         if self.config_path.exists():
             raise ConfigError(
                 f"{self.path} already holds a run: give another folder with --run-dir, "

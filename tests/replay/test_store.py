@@ -672,6 +672,7 @@ def test_the_capacity_is_never_exceeded(unit: str) -> None:
     metrics = replay.metrics()
     assert metrics["late_items"] == metrics["abandoned_blocks"] == 0
     assert metrics["evicted_items"] > 1000
+    assert metrics["fill"] == held / budget
     assert len(replay.state_dict()["items"]["free"]) < 100, "rows are used again"
 
 
@@ -883,8 +884,9 @@ def refusals() -> dict[str, tuple[Any, Any, type[Exception], str]]:
         ),
         "shape": ([], [replace(first, learned=5)], ValueError, "window 0 of episode 0 is Window"),
         "place": ([], [replace(first, start=1)], ValueError, "window 0 of episode 0 is Window"),
-        "nan": ([], [replace(first, priority=float("nan"))], ValueError, "finite and >= 0"),
-        "inf": ([], [replace(first, priority=float("inf"))], ValueError, "finite and >= 0"),
+        "nan": ([], [replace(first, priority=float("nan"))], ValueError, "must be in .0, 1e.100"),
+        "inf": ([], [replace(first, priority=float("inf"))], ValueError, "must be in .0, 1e.100"),
+        "huge": ([], [replace(first, priority=1e200)], ValueError, "has priority 1e.200"),
         "negative": ([], [replace(first, priority=-1.0)], ValueError, "has priority -1.0"),
     }  # fmt: skip
 
