@@ -185,7 +185,7 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
         while True:
             limit = min(next_row, job.env_steps)
             runtime.run(partial(_reached, limit))
-            row = _row(job, runtime, started)
+            row = _row(runtime, started)
             log.write(row)
             progress.update(row)
             evaluator = runtime.parts.get("evaluator")
@@ -201,9 +201,8 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
         latest = runtime.parts["parameters"].latest()
         keep("last", latest.vector, latest.version.updates, None)
         final = _final_evaluation(job, policy)
-        row = _row(job, runtime, started) | final
+        row = _row(runtime, started) | final
         log.write(row)
-        progress.update(row)
     folder.write_status({"state": "finished", "env_steps": row["env_steps"]})
     curves.draw([folder.path], folder.curve)
     return Run(
@@ -245,20 +244,15 @@ def _check_memory(job: Job, need: int) -> str:
     return f"replay: {asked} need at most {need / 1e6:,.1f} MB"
 
 
-def _row(job: Job, runtime: Any, started: float) -> dict[str, float]:
-    counts, figures = runtime.counts(), runtime.metrics()
-    if job.config.replay_bytes:
-        fill = figures["replay/bytes"] / job.config.replay_bytes
-    else:
-        fill = figures["replay/steps"] / job.config.replay_steps
+def _row(runtime: Any, started: float) -> dict[str, float]:
+    counts = runtime.counts()
     seconds = time.perf_counter() - started
     return {
         "env_steps": counts["env_steps"],
         "updates": counts["updates"],
         "seconds": seconds,
         **{f"run/{name}": value for name, value in counts.items()},
-        **figures,
-        "replay/fill": fill,
+        **runtime.metrics(),
     }
 
 

@@ -21,8 +21,8 @@ class PositionCartPole(CartPoleEnv):
     """Gymnasium's CartPole-v1 without the velocities: they must be inferred from what went before.
 
     Dynamics, reward (1 a step) and termination are CartPole's. Observation, float32 [2]: cart
-    position / 2.4 and pole angle / 0.2095 (12 degrees), so that an episode ends when either leaves
-    [-1, 1]; the closing observation lies a little outside. Registered as
+    position as it is (an episode ends outside [-2.4, 2.4]), pole angle in units of the 12 degrees
+    at which an episode ends; the closing observation lies a little outside. Registered as
     `recollect/PositionCartPole-v0` with CartPole-v1's 500 steps.
 
     A table of the current observation and previous action can infer some of the velocity from what
@@ -31,8 +31,10 @@ class PositionCartPole(CartPoleEnv):
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode=render_mode)
-        self.observation_space = spaces.Box(-2.0, 2.0, (2,), np.float32)
-        self._scale = np.array([self.x_threshold, self.theta_threshold_radians])
+        self.observation_space = spaces.Box(
+            -2 * self.x_threshold, 2 * self.x_threshold, (2,), np.float32
+        )
+        self._scale = np.array([1.0, self.theta_threshold_radians])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
