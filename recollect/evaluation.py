@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
@@ -31,7 +30,7 @@ class LoadedAgent:
         self.policy, self.env_spec, self.config, self.meta = policy, env_spec, config, meta
         self.which, self.env_steps = str(meta["which"]), int(meta["env_steps"])
         self._carry = policy.start(1)
-        self._space = _observation_space(env_spec)
+        self._space = registry.observation_space(env_spec.id, env_spec.kwargs)
         self._encoder = Encoder(self._space, env_spec.id)
 
     def act(self, observation: Any, reward: float = 0.0, start: bool = False) -> int:
@@ -108,20 +107,6 @@ def load(run: Any, which: str = "last") -> LoadedAgent:
     except ValueError as error:
         raise ConfigError(f"{folder.path}: parameters do not fit the network: {error}") from error
     return LoadedAgent(policy, env_spec, stored, {**meta, "which": which})
-
-
-def _observation_space(env_spec: EnvSpec) -> Any:
-    """Of one environment, which is made and closed again."""
-    kwargs: dict[str, Any] = dict(env_spec.kwargs)
-    if gymnasium.spec(env_spec.id).entry_point is None:
-        vector = gymnasium.make_vec(
-            env_spec.id, 1, vectorization_mode="vector_entry_point", **kwargs
-        )
-        vector.close()
-        return vector.single_observation_space
-    env = gymnasium.make(env_spec.id, disable_env_checker=True, **kwargs)
-    env.close()
-    return env.observation_space
 
 
 def evaluate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -53,8 +54,7 @@ def env_spec(env_id: str, kwargs: Mapping[str, object] | None = None) -> EnvSpec
             return wrap(vector, env_id, kwargs).spec
         finally:
             vector.close()
-    env = _make_one(env_id, found, kwargs)
-    try:
+    with closing(_make_one(env_id, found, kwargs)) as env:
         return EnvSpec(
             env_id,
             kwargs,
@@ -62,8 +62,19 @@ def env_spec(env_id: str, kwargs: Mapping[str, object] | None = None) -> EnvSpec
             action_spec(env.action_space, env_id),
             _time_limit(env),
         )
-    finally:
-        env.close()
+
+
+def observation_space(
+    env_id: str, kwargs: Mapping[str, object] | None = None
+) -> gym.spaces.Space[Any]:
+    """The observation space of one environment; arguments and errors as of `env_spec`."""
+    env_id, found = _find(env_id)
+    kwargs = dict(kwargs or {})
+    if found.entry_point is None:
+        with closing(_make_vector(env_id, found, 1, kwargs)) as vector:
+            return vector.single_observation_space
+    with closing(_make_one(env_id, found, kwargs)) as env:
+        return env.observation_space
 
 
 def make(env_id: str, num_envs: int, kwargs: Mapping[str, object] | None = None) -> VectorEnv:
