@@ -64,23 +64,23 @@ class R2D2Config:
 
     actors: int = 256  # environment slots, N of the ladder; section 2.3
     actor_processes: int = 1  # parts over which the slots are spread [ours]
-    epsilon_base: float = 0.4  # [Ape-X]
-    epsilon_alpha: float = 7.0  # [Ape-X]
+    epsilon_base: float = 0.4  # epsilon of the most exploring slot [Ape-X]
+    epsilon_alpha: float = 7.0  # the last slot has base^(1 + alpha) [Ape-X]
     refresh_period: int = 400  # a slot's steps between two fetches of parameters; table 2
 
     burn_in: int = 40  # steps unrolled without learning; section 3
     trace_length: int = 80  # steps learned from, m; table 2
     period: int = 40  # steps between the starts of two windows; table 2
-    n_step: int = 5  # table 2
-    n_step_tail: Literal["store", "shorten"] = "store"  # departure 3
-    start_state: Literal["stored", "zero"] = "stored"  # section 3
+    n_step: int = 5  # rewards summed before the bootstrap; table 2
+    n_step_tail: Literal["store", "shorten"] = "store"  # n more steps, or shorter n; departure 3
+    start_state: Literal["stored", "zero"] = "stored"  # of a window; section 3
     sequences: Literal["windows", "trajectories"] = "windows"  # trajectories: whole episodes (DRQN)
 
-    replay_steps: int = 4_000_000  # table 2
+    replay_steps: int = 4_000_000  # environment steps kept; table 2
     replay_bytes: int = 0  # a limit in bytes instead, where not 0 [ours]
-    min_replay_steps: int = 50_000  # [Ape-X]
+    min_replay_steps: int = 50_000  # before learning starts [Ape-X]
     replay_ratio: float = 1.5  # steps learned per environment step (paper's rates: 1.54)
-    prioritized: bool = True
+    prioritized: bool = True  # False: windows are drawn uniformly
     priority_exponent: float = 0.9  # alpha; table 2
     importance_exponent: float = 0.6  # beta; table 2
     eta: float = 0.9  # share of the maximum in a sequence's priority; section 2.3
@@ -88,29 +88,30 @@ class R2D2Config:
     batch_size: int = 64  # sequences; table 2
     learning_rate: float = 1e-4  # Adam; table 2
     decay_updates: int = 0  # the rate falls linearly to 0 over so many updates, 0: never [ours]
-    adam_epsilon: float = 1e-3  # table 2
-    max_gradient_norm: float = 40.0  # [Ape-X]
+    adam_epsilon: float = 1e-3  # Adam's epsilon; table 2
+    max_gradient_norm: float = 40.0  # longer gradients are scaled down [Ape-X]
     huber: float = 0.0  # error from which the loss grows linearly, 0: nowhere; departure 4
-    gamma: float = 0.997  # table 2
+    gamma: float = 0.997  # discount; table 2
     target_period: int = 2500  # updates between two copies to the target network; table 2
     publish_period: int = 10  # updates between two publications [ours]
     double_q: bool = True  # False: the maximum of the target network (DRQN)
     rewards: Literal["rescaled", "clipped", "raw"] = "rescaled"  # h, or clip to [-1, 1], or neither
-    rescaling_epsilon: float = 1e-3  # section 2.3
+    reward_scale: float = 1.0  # factor on rewards as the learner sees them [ours]
+    rescaling_epsilon: float = 1e-3  # eps of h; section 2.3
 
     torso_sizes: tuple[int, ...] = ()  # layers of the torso for vector observations [ours]
     pre_core: int = 512  # layer between torso and core, 0: none; departure 1
-    core: str = "lstm"  # lstm, gru or feed-forward
+    core: Literal["lstm", "gru", "feed-forward"] = "lstm"  # what remembers
     hidden: int = 512  # units of the core; section 2.3
     head_hidden: int = 512  # units of each stream's hidden layer; section 2.3
-    duelling: bool = True
-    previous_action: bool = True
-    previous_reward: bool = True
+    duelling: bool = True  # Q = V + A - mean A; section 2.3
+    previous_action: bool = True  # is an input of the core; section 2.3
+    previous_reward: bool = True  # is an input of the core; section 2.3
     forget_bias: float = 1.0  # added to the LSTM's forget gate at the start [ours]
 
     evaluation_period: int = 1000  # updates between two greedy evaluations, 0: none [ours]
-    evaluation_episodes: int = 10  # [ours]
-    evaluation_epsilon: float = 0.0  # [ours]
+    evaluation_episodes: int = 10  # episodes of each [ours]
+    evaluation_epsilon: float = 0.0  # share of random actions in them [ours]
     keep_states: bool = False  # the recurrent state of every step is kept, for Delta-Q; section 3
 
     def __post_init__(self) -> None:
@@ -143,7 +144,7 @@ class R2D2Config:
 _POSITIVE = (
     "actors actor_processes refresh_period trace_length period n_step replay_steps replay_ratio "
     "batch_size learning_rate adam_epsilon max_gradient_norm target_period publish_period hidden "
-    "evaluation_episodes rescaling_epsilon"
+    "evaluation_episodes rescaling_epsilon reward_scale"
 )
 _FRACTIONS = "epsilon_base gamma eta importance_exponent evaluation_epsilon"
 _COUNTS = (
@@ -165,13 +166,13 @@ def targets(
     Args:
         q_online_t, q_target_t: [T, B, A] values of the observation after each step.
         r_t, discount_t: [T, B]. mask_tm1: [T, B] bool, real steps; None: all are.
-    Returns:
-        [T, B] targets, in the units of the network's output.
-    Source: section 2.3, equation 1; with rewards "clipped" or "raw", h is the identity.
+    Returns: [T, B] targets, in the units of the network's output.
+    Source: section 2.3; with rewards "clipped" or "raw", h is the identity.
     """
     v_t = value_learning.double_q_bootstrap(
         q_online_t if config.double_q else q_target_t, q_target_t
     )
+    r_t = config.reward_scale * r_t
     if config.rewards == "rescaled":
         v_t = rescaling.inverse_rescale(v_t, config.rescaling_epsilon)
     elif config.rewards == "clipped":
