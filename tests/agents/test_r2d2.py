@@ -103,6 +103,8 @@ def test_switches_of_the_target() -> None:
     assert target(rewards="raw") == 50 + 0.5 * 2
     assert target(rewards="clipped") == 1 + 0.5 * 2
     assert target(rewards="raw", double_q=False) == 50 + 0.5 * 7
+    assert target(rewards="raw", reward_scale=0.1) == 0.1 * 50 + 0.5 * 2
+    assert target(rewards="clipped", reward_scale=0.01) == 0.5 + 0.5 * 2
 
 
 def test_trap_21_clipping_and_rescaling_are_one_switch_and_cannot_both_be_on() -> None:
@@ -335,6 +337,17 @@ def test_gradient_is_that_of_the_loss_by_finite_differences() -> None:
         weights = torch.from_numpy(raw / raw.max())
     numeric = (loss(1e-3) - loss(-1e-3)) / 2e-3
     assert numeric == pytest.approx(float(vector @ direction.double().numpy()), rel=2e-2)
+
+
+def test_the_rate_falls_linearly_to_nothing() -> None:
+    learner, _, _ = parts(replace(CONFIG, decay_updates=4))
+    rates = []
+    for _ in range(6):
+        before = learner.online_parameters.numpy()
+        learner.step()
+        rates.append(learner._adam.param_groups[0]["lr"] / CONFIG.learning_rate)
+    assert rates == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    np.testing.assert_array_equal(learner.online_parameters.numpy(), before)
 
 
 def test_norm_is_clipped_and_the_norm_before_is_reported() -> None:
