@@ -61,6 +61,7 @@ def small(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
         pre_core=0,
         hidden=32,
         head_hidden=64,
+        forget_bias=2.0,
         evaluation_period=250,
     ), 160_000
 

@@ -50,13 +50,13 @@ def test_position_cart_pole_is_solved_by_four_seeds_of_five(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_recall_over_thirty_steps(tmp_path: Path, seed: int) -> None:
-    mean, _ = score(tmp_path, "recollect/Recall-v0", {"delay": 30}, seed, 400, env_steps=40_000)
+    mean, _ = score(tmp_path, "recollect/Recall-v0", {"delay": 30}, seed, 400)
     assert mean >= 0.95
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_t_maze_of_length_thirty(tmp_path: Path, seed: int) -> None:
-    mean, _ = score(tmp_path, "recollect/TMaze-v0", {"length": 30}, seed, 400, env_steps=60_000)
+    mean, _ = score(tmp_path, "recollect/TMaze-v0", {"length": 30}, seed, 400)
     assert mean >= 0.95
 
 
