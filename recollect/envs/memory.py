@@ -146,14 +146,14 @@ class TMaze(_CueTask):
     Cells 0 (the sign) to `length` (the junction); actions 0 forward, 1 turn left, 2 turn right.
     Forward moves one cell on and earns 0. At the junction a turn terminates and earns 1 if it is
     the sign's, -1 if not. What leaves one where one is (a turn before the junction, forward at it)
-    earns -0.1. The best return is 1, after `length + 1` steps; after 2 length + 10 steps the
+    earns -1. The best return is 1, after `length + 1` steps; after 2 length + 10 steps the
     episode is truncated. Observation, float32 [4], one-hot: sign left, sign right, corridor,
     junction; all zeros once a turn was taken at the junction.
 
     Without memory: a table of the observation earns at most 0 in the mean. The price of standing
     still matters: were it 0, refusing to walk on one of the signs and always turning the other way
     would earn 0.5. Nothing at the junction tells the signs apart: the previous action there is
-    always forward and the previous reward 0, or -0.1 after standing there; so a table of all three
+    always forward and the previous reward 0, or -1 after standing there; so a table of all three
     does no better. One that knows the *step number* could, by waiting a step on one of the signs:
     a control without memory must not be given it.
 
@@ -162,11 +162,12 @@ class TMaze(_CueTask):
     Raises:
         ValueError: it is no integer or less than 1.
     Source: after the T-maze of Bakker 2001, "Reinforcement learning with long short-term memory",
-        where the rewards are 4 and -0.1 and the actions four.
+        where the rewards are 4 and -0.1 and the actions four. With -0.1 here, agents learn to
+        stand at the sign for a second look and stay with it.
     """
 
     FORWARD, LEFT, RIGHT = range(3)
-    _STANDING = -0.1
+    _STANDING = -1.0
 
     def __init__(self, length: int = 30) -> None:
         self.length = _at_least("length", length, 1)

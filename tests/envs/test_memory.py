@@ -176,7 +176,7 @@ class TestTMaze:
         np.testing.assert_array_equal(
             rows, [sign, sign, corridor, corridor, corridor, junction, junction, [0] * 4]
         )
-        assert rewards == [-0.1, 0, -0.1, 0, 0, -0.1, reward]
+        assert rewards == [-1, 0, -1, 0, 0, -1, reward]
 
     def test_one_who_remembers_earns_one(self):
         env = TMaze(length=30)
@@ -264,7 +264,7 @@ def test_trap_32_nothing_at_the_junction_tells_the_signs_apart():
                 trail.append((shown, reward))
                 if shown == [0, 0, 0, 1]:
                     assert action == FORWARD
-                    assert reward in (0.0, -0.1)
+                    assert reward in (0.0, -1.0)
             seen.append(trail)
         assert seen[0] == seen[1]
 
