@@ -105,8 +105,8 @@ def test_help_shows_the_defaults_of_the_agent_the_preset_and_the_environment(
     assert shown("--help", "--n-step") == "5"
     assert shown("drqn --help", "--n-step") == "1"
     assert shown("r2d2 --preset paper --help", "--burn-in") == str(R2D2Config().burn_in)
-    assert shown("r2d2 --env recollect/Recall-v0 --help", "--hidden") == "64"
-    assert shown("r2d2 --env nothing-v0 --nonsense --help", "--hidden") == "64"
+    assert shown("r2d2 --env recollect/Recall-v0 --help", "--hidden") == "32"
+    assert shown("r2d2 --env nothing-v0 --nonsense --help", "--hidden") == "32"
 
 
 def test_help_names_every_word(capsys: pytest.CaptureFixture[str]) -> None:
