@@ -55,7 +55,7 @@ def run() -> Iterator[Result]:
     # The first updates compile and allocate: they are not what a run consists of.
     runtime.run(lambda counts: counts["updates"] >= 20)
     timers, actor, learner = Timers(), runtime.parts["actor/0"], runtime.parts["learner"]
-    inner = actor._env._envs
+    inner = actor._env._env
     timers.wrap(inner, "step", "environment")
     timers.wrap(inner, "reset", "environment")
     timers.wrap(actor._policy, "forward", "forward")
