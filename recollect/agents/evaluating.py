@@ -39,7 +39,7 @@ def evaluate(
     numbers = np.arange(slots)
     playing = numbers < episodes
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-    observation = env.reset(_seeds(seed, numbers))
+    observation = env.reset(evaluation_seeds(seed, numbers))
     carry = policy.start(slots)
     epsilons = np.full(slots, epsilon)
     elapsed = np.zeros(slots, np.int64)
@@ -65,12 +65,13 @@ def evaluate(
             numbers = np.where(ended, numbers + slots, numbers)
             playing = numbers < episodes
             elapsed[ended] = 0
-            observation = env.restart(ended, _seeds(seed, numbers))
+            observation = env.restart(ended, evaluation_seeds(seed, numbers))
             policy.begin(carry, ended)
     return Episodes(returns, lengths)
 
 
-def _seeds(seed: int, numbers: Array) -> Array:
+def evaluation_seeds(seed: int, numbers: Array) -> Array:
+    """The reset seeds of the evaluation episodes with these `numbers` [N]."""
     episode = numbers.astype(np.int64)
     zeros = np.zeros_like(episode)
     return philox.seeds(seed, philox.Purpose.EVALUATION_RESET, zeros, episode, zeros)

@@ -1,0 +1,130 @@
+"""A training from Python: repeatable, whole in its folder, and loadable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+import recollect
+from recollect.run import checkpoint
+from recollect.run.folder import RunFolder
+from recollect.run.metrics import read_metrics, without_wall_clock
+
+QUICK = {"min_replay_steps": 500, "evaluation_period": 20, "evaluation_episodes": 4}
+
+
+def train(folder: Path, **settings: Any) -> recollect.Run:
+    words: dict[str, Any] = {"env_kwargs": {"delay": 3}, "env_steps": 4000, "seed": 7}
+    words |= QUICK | settings
+    return recollect.train("r2d2", env="recollect/Recall-v0", run_dir=folder, **words)
+
+
+def parameters(run: recollect.Run, which: str = "last") -> dict[str, np.ndarray]:
+    found = checkpoint.find(RunFolder.open(run.folder).checkpoints, which)
+    return checkpoint.load(found)[0]
+
+
+def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> recollect.Run:
+    return train(tmp_path_factory.mktemp("first") / "run")
+
+
+def test_the_same_seed_gives_the_same_metrics_twice(first: recollect.Run, tmp_path: Path) -> None:
+    """Must show 4: all but wall-clock fields, and the last parameters bit for bit."""
+    again = train(tmp_path / "again")
+    rows = [[without_wall_clock(r) for r in read_metrics(run.folder)] for run in (first, again)]
+    assert len(rows[0]) > 50
+    assert rows[0] == rows[1]
+    assert equal(parameters(first), parameters(again))
+    assert not equal(parameters(first), parameters(train(tmp_path / "other", seed=8)))
+
+
+def test_turning_evaluation_off_changes_no_bit_of_the_training(
+    first: recollect.Run, tmp_path: Path
+) -> None:
+    """Trap 24: the evaluator adds no data and draws from keys of its own."""
+    silent = train(tmp_path / "silent", evaluation_period=0)
+    assert equal(parameters(first), parameters(silent))
+    with pytest.raises(checkpoint.CheckpointError):
+        parameters(silent, "best")
+
+
+def test_the_folder_explains_the_run(first: recollect.Run) -> None:
+    folder = RunFolder.open(first.folder)
+    config = folder.config()
+    assert (config["agent"], config["seed"], config["env"]["kwargs"]) == ("r2d2", 7, {"delay": 3})
+    assert folder.curve.is_file()
+    *rows, last = read_metrics(first.folder)
+    assert last["env_steps"] == first.env_steps >= 4000
+    assert last["updates"] == first.updates > 20
+    assert {"replay/fill", "parameters/published", "final/return_mean"} <= last.keys()
+    seen = set().union(*rows)
+    assert {"actor/return_mean", "actor/lag_updates", "learner/loss", "seconds"} <= seen
+
+
+def test_a_loaded_agent_acts_as_the_evaluation_does(first: recollect.Run) -> None:
+    """Trap 31: stepping `act` through episodes gives the returns that evaluation measured."""
+    agent = recollect.load(first)
+    env = gymnasium.make("recollect.envs.registry:recollect/Recall-v0", delay=3)
+    from recollect.agents.evaluating import evaluation_seeds
+
+    seeds = evaluation_seeds(5, np.arange(12))
+    returns = []
+    for seed in seeds:
+        observation, _ = env.reset(seed=int(seed))
+        total, reward, start, over = 0.0, 0.0, True, False
+        while not over:
+            action = agent.act(observation, reward, start)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, start, over = total + reward, False, terminated or truncated
+        returns.append(total)
+    figures = recollect.evaluate(first, episodes=12, seed=5)
+    assert figures["return_mean"] == pytest.approx(np.mean(returns))
+    assert figures["episodes"] == 12
+
+
+def test_best_and_last_are_both_kept(first: recollect.Run) -> None:
+    assert recollect.load(first, "best").which == "best"
+    assert recollect.evaluate(first, episodes=3, which="last")["which"] == "last"
+    with pytest.raises(recollect.ConfigError, match="did you mean last"):
+        recollect.load(first, "lasst")
+
+
+def test_a_folder_that_holds_something_is_left_alone(first: recollect.Run) -> None:
+    before = sorted(p.name for p in first.folder.iterdir())
+    with pytest.raises(recollect.ConfigError, match="run"):
+        train(first.folder)
+    assert sorted(p.name for p in first.folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"agent": "r2d3"}, "unknown agent r2d3: did you mean r2d2"),
+        ({"preset": "smal"}, "unknown preset smal: did you mean small"),
+        ({"env": "recollect/Recal-v0"}, "recollect/Recall-v0"),
+        ({"env": "Pendulum-v1"}, "continuous actions"),
+        ({"settings": {"n_stepp": 3}}, "unknown setting n_stepp: did you mean n_step"),
+        ({"settings": {"n_step": 99}}, "n_step 99 is longer than trace_length"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"env_steps": 0}, "env_steps must be 1 or more"),
+    ],
+)
+def test_bad_words_are_refused_by_name(words: dict[str, Any], message: str) -> None:
+    given = {"agent": "r2d2", "env": "recollect/Recall-v0"} | words
+    with pytest.raises(recollect.ConfigError, match=message):
+        recollect.prepare(given.pop("agent"), **given)
+
+
+def test_replay_that_cannot_fit_is_refused_with_the_bytes(tmp_path: Path) -> None:
+    with pytest.raises(recollect.ConfigError, match=r"needs \d[\d.]* GB and .* GB are free"):
+        train(tmp_path / "huge", replay_steps=10**12)
+    assert not (tmp_path / "huge").exists()
