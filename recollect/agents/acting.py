@@ -209,9 +209,7 @@ class Actor:
         self._epochs = np.full(slots, epoch, np.int64)
         self._episodes = np.full(slots, -1, np.int64)
         self._elapsed = np.zeros(slots, np.int64)  # steps of the running episode
-        self._begin = np.zeros(
-            slots, np.int64
-        )  # history row at which the block in the making begins
+        self._begin = np.zeros(slots, np.int64)  # history row where the block in the making begins
         self._version: Version | None = None
         self._turns = 0
         self._env_steps = self._finished = self._dropped = 0

@@ -49,11 +49,8 @@ def env_spec(env_id: str, kwargs: Mapping[str, object] | None = None) -> EnvSpec
     env_id, found = _find(env_id)
     kwargs = dict(kwargs or {})
     if found.entry_point is None:
-        vector = _make_vector(env_id, found, 1, kwargs)
-        try:
+        with closing(_make_vector(env_id, found, 1, kwargs)) as vector:
             return wrap(vector, env_id, kwargs).spec
-        finally:
-            vector.close()
     with closing(_make_one(env_id, found, kwargs)) as env:
         return EnvSpec(
             env_id,
