@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Space
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from recollect import presets
@@ -25,13 +26,17 @@ class LoadedAgent:
     """
 
     def __init__(
-        self, policy: Any, env_spec: EnvSpec, config: dict[str, Any], meta: dict[str, Any]
-    ):
+        self,
+        policy: Any,
+        env_spec: EnvSpec,
+        space: Space[Any],
+        config: dict[str, Any],
+        meta: dict[str, Any],
+    ) -> None:
         self.policy, self.env_spec, self.config, self.meta = policy, env_spec, config, meta
         self.which, self.env_steps = str(meta["which"]), int(meta["env_steps"])
         self._carry = policy.start(1)
-        self._space = registry.observation_space(env_spec.id, env_spec.kwargs)
-        self._encoder = Encoder(self._space, env_spec.id)
+        self._space, self._encoder = space, Encoder(space, env_spec.id)
 
     def act(self, observation: Any, reward: float = 0.0, start: bool = False) -> int:
         """The greedy action after an observation as the environment gives it.
@@ -95,18 +100,29 @@ def load(run: Any, which: str = "last") -> LoadedAgent:
     stored = folder.config()
     try:
         agent = presets.agent(stored["agent"])
-        env_spec = registry.env_spec(stored["env"]["id"], stored["env"]["kwargs"])
+        env_spec, space = registry.describe(stored["env"]["id"], stored["env"]["kwargs"])
         config = presets.from_dict(agent.config, stored["config"])
         seed, network = int(stored["seed"]), str(stored["network"])
     except (KeyError, TypeError) as error:
-        raise ConfigError(f"{folder.path}: config.json is damaged: {error!r}") from error
-    arrays, meta = checkpoint.load(checkpoint.find(folder.checkpoints, which))
+        raise ConfigError(f"{folder.config_path} is damaged: {error!r}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{folder.config_path}: {error}") from error
+    try:
+        found = checkpoint.find(folder.checkpoints, which)
+    except checkpoint.NoCheckpointError as error:
+        if which == "best":
+            raise checkpoint.NoCheckpointError(
+                f"{folder.path} has no best parameters, as it was never evaluated while it ran: "
+                "take the last ones, or lower its evaluation_period"
+            ) from error
+        raise
+    arrays, meta = checkpoint.load(found)
     policy = agent.program(config, env_spec, seed, network).policy()
     try:
         load_named_arrays(policy.network, arrays)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: parameters do not fit the network: {error}") from error
-    return LoadedAgent(policy, env_spec, stored, {**meta, "which": which})
+    return LoadedAgent(policy, env_spec, space, stored, {**meta, "which": which})
 
 
 def evaluate(
@@ -118,6 +134,9 @@ def evaluate(
         run: as for `load`. episodes: 1 or more. seed: of the episodes' starts.
     Returns:
         return_mean, return_median, return_iqm, return_ci95, episodes, env_steps, seed, which.
+    Raises:
+        ConfigError, CheckpointError: as `load`.
+        NotFiniteError: the environment gave what is not finite.
     """
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")

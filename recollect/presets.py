@@ -141,11 +141,16 @@ def resolve(name: str, preset: str, env: EnvSpec) -> tuple[Any, int]:
 
 
 def with_settings(config: Any, settings: dict[str, Any]) -> Any:
-    """`config` with fields replaced; ConfigError names the nearest field of an unknown one."""
+    """`config` with fields replaced; ConfigError names the nearest field of an unknown one.
+
+    Whole trajectories take a preset's burn-in away with them, unless it is set as well.
+    """
     known = [f.name for f in fields(config)]
     for name in settings:
         if name not in known:
             raise nearest("setting", name, known)
+    if settings.get("sequences") == "trajectories":
+        settings = {"burn_in": 0, **settings}
     return replace(config, **settings)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,8 +17,8 @@ from recollect.agents import wiring
 from recollect.envs import registry
 from recollect.run.folder import RunFolder, default_run_dir
 from recollect.run.machine import free_memory, one_thread
-from recollect.run.progress import Progress
-from recollect.types import ConfigError, EnvSpec
+from recollect.run.progress import Progress, size
+from recollect.types import ConfigError, EnvSpec, NotFiniteError
 
 RUNTIMES = ("inline",)
 FINAL_EPISODES = 20
@@ -56,7 +56,9 @@ class Job:
 class Run:
     """A training that has ended: its folder and the greedy evaluation at its end.
 
-    `mid_episode_share` is that of the learned windows which start in mid-episode.
+    `return_mean` is NaN if the environment gave what is not finite in that evaluation, and `fault`
+    says so. `mid_episode_share` is that of the learned windows which start in mid-episode.
+    `dropped_episodes` were dropped in training for such a fault.
     """
 
     folder: Path
@@ -65,6 +67,8 @@ class Run:
     updates: int
     seconds: float
     mid_episode_share: float
+    dropped_episodes: int = 0
+    fault: str = ""
 
 
 def prepare(
@@ -101,7 +105,7 @@ def prepare(
     if runtime not in RUNTIMES:
         raise presets.nearest("runtime", runtime, RUNTIMES)
     if network:
-        _check_network(network)
+        wiring.check_network(network)
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed must be 0 or more and below 2^64, got {seed}")
     if env_steps is not None and env_steps < 1:
@@ -167,10 +171,12 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
     with (
         MetricsLog(folder) as log,
         Progress(job.env_steps, title, quiet=not verbose) as progress,
+        progress.warnings(),
     ):
         for line in presets.differences(job.agent, job.config, job.env):
             progress.note(line)
         progress.line(need)
+        _warn_if_nothing_can_be_learned(job)
         runtime = Inline(program)
         policy = program.policy()
 
@@ -200,18 +206,22 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
         runtime.parts["learner"].publish()
         latest = runtime.parts["parameters"].latest()
         keep("last", latest.vector, latest.version.updates, None)
-        final = _final_evaluation(job, policy)
-        row = _row(runtime, started) | final
+        return_mean, fault = _final_evaluation(job, policy)
+        row = _row(runtime, started)
+        if not fault:
+            row |= {"final/return_mean": return_mean, "final/episodes": FINAL_EPISODES}
         log.write(row)
     folder.write_status({"state": "finished", "env_steps": row["env_steps"]})
     curves.draw([folder.path], folder.curve)
     return Run(
         folder.path,
-        final["final/return_mean"],
+        return_mean,
         int(row["env_steps"]),
         int(row["updates"]),
         float(row["seconds"]),
         row["run/learned_windows_mid_episode"] / max(1, row["run/learned_windows"]),
+        int(row["run/dropped_episodes"]),
+        fault,
     )
 
 
@@ -219,29 +229,20 @@ def _reached(limit: int, counts: Mapping[str, int]) -> bool:
     return counts["env_steps"] >= limit
 
 
-def _check_network(name: str) -> None:
-    """Refuse a network whose module is not there, without importing it: it may load torch."""
-    module, _, attribute = name.partition(":")
-    if not (module and attribute):
-        raise ConfigError(f"a network is named module:name, got {name!r}")
-    outermost = module.partition(".")[0]
-    if Path.cwd().joinpath(outermost).is_dir() or Path.cwd().joinpath(f"{outermost}.py").is_file():
-        return
-    if importlib.util.find_spec(outermost) is None:
-        raise ConfigError(f"network {name!r}: there is no module {outermost!r} here or installed")
-
-
 def _check_memory(job: Job, need: int) -> str:
     """One line on what replay needs; ConfigError if the machine has less than that free."""
     free = free_memory()
-    steps = f"{job.config.replay_steps:,} steps"
-    asked = f"{job.config.replay_bytes:,} bytes" if job.config.replay_bytes else steps
+    asked = f"{job.config.replay_steps:,} steps"
+    if job.config.replay_bytes:
+        asked = f"{job.config.replay_bytes:,} bytes"
     if free is not None and need > free:
         raise ConfigError(
             f"replay of {asked} needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: "
             "lower replay_steps, or set replay_bytes"
         )
-    return f"replay: {asked} need at most {need / 1e6:,.1f} MB"
+    if job.config.replay_bytes:
+        return f"replay: at most {size(need)}"
+    return f"replay: {asked} need at most {size(need)}"
 
 
 def _row(runtime: Any, started: float) -> dict[str, float]:
@@ -256,15 +257,28 @@ def _row(runtime: Any, started: float) -> dict[str, float]:
     }
 
 
-def _final_evaluation(job: Job, policy: Any) -> dict[str, float]:
-    """Greedy episodes with the last parameters, which `policy` must hold."""
+def _final_evaluation(job: Job, policy: Any) -> tuple[float, str]:
+    """Mean return of greedy episodes with the last parameters, which `policy` must hold.
+
+    NaN and the reason, if the environment gave what is not finite.
+    """
     from recollect.agents.evaluating import evaluate
-    from recollect.run.statistics import summary
 
     env = registry.make(job.env.id, min(FINAL_EPISODES, policy.ROWS), dict(job.env.kwargs))
     try:
-        played = evaluate(policy, env, FINAL_EPISODES, job.seed)
+        return float(evaluate(policy, env, FINAL_EPISODES, job.seed).returns.mean()), ""
+    except NotFiniteError as fault:
+        return float("nan"), f"the final evaluation failed: {fault}"
     finally:
         env.close()
-    figures = summary(played.returns)
-    return {"final/return_mean": figures["return_mean"], "final/episodes": FINAL_EPISODES}
+
+
+def _warn_if_nothing_can_be_learned(job: Job) -> None:
+    least = job.config.min_replay_steps
+    if job.env_steps <= least:
+        warnings.warn(
+            f"nothing will be learned: the run ends after {job.env_steps:,} environment steps and "
+            f"learning begins after {least:,}: raise env_steps, or lower min_replay_steps",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -24,6 +24,10 @@ class ConfigError(ValueError):
     """A setting that cannot be used. The message says what was wanted, what came, what to do."""
 
 
+class NotFiniteError(RuntimeError):
+    """An environment gave what is not finite, where no episode can be dropped for it."""
+
+
 def check_ranges(
     config: object,
     positive: Iterable[str] = (),

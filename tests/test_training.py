@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,42 @@ def test_a_folder_that_holds_something_is_left_alone(first: recollect.Run) -> No
     with pytest.raises(recollect.ConfigError, match="run"):
         train(first.folder)
     assert sorted(p.name for p in first.folder.iterdir()) == before
+
+
+def test_without_an_evaluation_there_are_no_best_parameters_and_it_says_why(
+    tmp_path: Path,
+) -> None:
+    run = train(tmp_path / "run", env_steps=700, evaluation_period=10_000)
+    with pytest.raises(checkpoint.CheckpointError, match="was never evaluated while it ran"):
+        recollect.load(run, "best")
+
+
+def test_a_run_too_short_to_learn_says_so(tmp_path: Path) -> None:
+    said = r"nothing will be learned: the run ends after 400 .* begins after 500: raise env_steps"
+    with pytest.warns(RuntimeWarning, match=said):
+        run = train(tmp_path / "run", env_steps=400)
+    assert (run.updates, run.mid_episode_share) == (0, 0)
+
+
+def test_a_stored_config_that_is_wrong_is_named_with_its_file(
+    first: recollect.Run, tmp_path: Path
+) -> None:
+    copied = recollect.load(first).save(tmp_path / "copied")
+    stored = RunFolder.open(copied).config()
+    lacking = {k: v for k, v in stored["config"].items() if k != "gamma"}
+    (copied / "config.json").write_text(json.dumps({**stored, "config": lacking}))
+    with pytest.raises(recollect.ConfigError, match=r"copied/config\.json: .* lacks gamma"):
+        recollect.load(copied)
+
+
+def test_whole_trajectories_take_a_presets_burn_in_away() -> None:
+    def config(**settings: Any) -> Any:
+        return recollect.prepare("r2d2", env="recollect/Recall-v0", settings=settings).config
+
+    assert config().burn_in > 0
+    assert config(sequences="trajectories").burn_in == 0
+    with pytest.raises(recollect.ConfigError, match="burn_in 4 with sequences=trajectories"):
+        config(sequences="trajectories", burn_in=4)
 
 
 @pytest.mark.parametrize(

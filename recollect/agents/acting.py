@@ -29,6 +29,8 @@ AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
 
 Tensors = dict[str, torch.Tensor]
 SLOT_BITS, EPISODE_BITS = 23, 32
+WARNINGS = 3
+"""Faults that an actor or an evaluator tells of; an environment can have thousands."""
 
 
 def episode_uid(epoch: int, slot: int, episode: int) -> int:
@@ -365,12 +367,14 @@ class Actor:
 
     def _drop(self, slot: int, message: str) -> None:
         self._dropped += 1
-        warnings.warn(
-            f"{message}; episode {self._episodes[slot]}, step {self._elapsed[slot]}: "
-            "the episode is dropped and the slot starts another",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        if self._dropped <= WARNINGS:
+            more = ". More of these are only counted" if self._dropped == WARNINGS else ""
+            warnings.warn(
+                f"{message}; episode {self._episodes[slot]}, step {self._elapsed[slot]}: "
+                f"the episode is dropped and the slot starts another{more}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         kept = [b for b in self._outbox[0] if b.episode != self._slots[slot].episode]
         items = [i for i in self._outbox[1] if i.episode != self._slots[slot].episode]
         self._outbox = (kept, items)

@@ -5,16 +5,17 @@ One policy object acts in training, in evaluation and in what a user loads (trap
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from recollect.agents.acting import Policy, epsilon_greedy_actions
+from recollect.agents.acting import WARNINGS, Policy, epsilon_greedy_actions
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox
 from recollect.parameters import Parameters, Published, Version
-from recollect.types import Array, Metrics
+from recollect.types import Array, Metrics, NotFiniteError
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def evaluate(
     Each slot plays its own share to the end, so long episodes count as much as short ones.
 
     Raises:
-        RuntimeError: an environment gave something that is not finite.
+        NotFiniteError: an environment gave something that is not finite.
     """
     slots = env.num_envs
     numbers = np.arange(slots)
@@ -53,7 +54,9 @@ def evaluate(
         step = env.step(actions)
         for slot, message in step.faults.items():
             if playing[slot]:
-                raise RuntimeError(f"evaluation episode {numbers[slot]}: {message}")
+                raise NotFiniteError(
+                    f"evaluation episode {numbers[slot]}, step {elapsed[slot]}: {message}"
+                )
         counted = playing & step.valid
         returns[numbers[counted]] += step.reward[counted]
         lengths[numbers[counted]] += 1
@@ -79,6 +82,8 @@ def evaluation_seeds(seed: int, numbers: Array) -> Array:
 
 class Evaluator:
     """Worker that evaluates the latest parameters every `period` learner updates.
+
+    An evaluation in which an environment gives what is not finite is left out, with a warning.
 
     Args:
         parameters: the parameter service.
@@ -107,7 +112,7 @@ class Evaluator:
         self._epsilon = epsilon
         self._next = Version(0, period)
         self._fresh: Metrics = {}
-        self._evaluations = 0
+        self._evaluations = self._failed = 0
         self._best: tuple[float, Published] | None = None
 
     def ready(self) -> bool:
@@ -120,29 +125,39 @@ class Evaluator:
         latest = self._parameters.latest()
         if latest is None:
             return
+        updates = latest.version.updates
+        self._next = Version(latest.version.epoch, (updates // self._period + 1) * self._period)
         self._policy.load(latest.vector)
-        played = evaluate(self._policy, self._env, self._episodes, self._seed, self._epsilon)
+        try:
+            played = evaluate(self._policy, self._env, self._episodes, self._seed, self._epsilon)
+        except NotFiniteError as fault:
+            self._failed += 1
+            if self._failed <= WARNINGS:
+                more = ". More of these are only counted" if self._failed == WARNINGS else ""
+                warnings.warn(
+                    f"the evaluation after {updates} updates is left out: {fault}{more}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            return
         mean = float(played.returns.mean())
         self._evaluations += 1
         self._fresh = {
             "return_mean": mean,
             "return_median": float(np.median(played.returns)),
             "episode_steps_mean": float(played.lengths.mean()),
-            "version_updates": float(latest.version.updates),
+            "version_updates": float(updates),
         }
         if self._best is None or mean >= self._best[0]:
             self._best = (mean, latest)
-        self._next = Version(
-            latest.version.epoch, (latest.version.updates // self._period + 1) * self._period
-        )
 
     def best(self) -> tuple[float, Published] | None:
         """The best mean return and its parameters; of equal ones the latest."""
         return self._best
 
     def counts(self) -> dict[str, int]:
-        """`evaluations` done."""
-        return {"evaluations": self._evaluations}
+        """`evaluations` done, and `failed_evaluations` left out for a fault."""
+        return {"evaluations": self._evaluations, "failed_evaluations": self._failed}
 
     def metrics(self) -> Metrics:
         """The last evaluation's figures, once."""

@@ -5,8 +5,13 @@ The factories here are called where their part will live, with handles to the pa
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,15 +75,30 @@ def check_actions(env_spec: EnvSpec) -> None:
         )
 
 
-def load_network(name: str) -> Callable[[EnvSpec, Any], Any]:
-    """The user's network "module:name", importable from here or from the working directory."""
-    import importlib
-    import os
-    import sys
+def check_network(name: str) -> tuple[str, str]:
+    """Module and attribute of "module:name", without importing it: it may load torch.
 
+    Raises:
+        ConfigError: a name of another form, or a module that is neither in the working directory
+            nor installed.
+    """
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise ConfigError(f"a network is named module:name, got {name!r}")
+    outermost = module.partition(".")[0]
+    here = Path(outermost).is_dir() or Path(f"{outermost}.py").is_file()
+    if not here and importlib.util.find_spec(outermost) is None:
+        raise ConfigError(f"network {name!r}: there is no module {outermost!r} here or installed")
+    return module, attribute
+
+
+def load_network(name: str) -> Callable[[EnvSpec, Any], Any]:
+    """The user's network "module:name", importable from here or from the working directory.
+
+    Raises:
+        ConfigError: as `check_network`, or it cannot be imported.
+    """
+    module, attribute = check_network(name)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -39,8 +39,9 @@ begin with:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.
 
-    0: done. 1: a file could not be read or written. 2: something is wrong with the words, the run
-    or its files, and one line on stderr says what. 130: interrupted.
+    0: done. 1: a file could not be read or written, or an environment gave what is not finite.
+    2: something is wrong with the words, the run or its files. 130: interrupted. Of all but the
+    first one line on stderr says more.
 
     Args:
         arguments: the words after `recollect`; None: those of this process.
@@ -61,12 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _answer(words: list[str]) -> int:
     lazy.install()
     from recollect.run.checkpoint import CheckpointError
-    from recollect.types import ConfigError
+    from recollect.types import ConfigError, NotFiniteError
 
     try:
         _command(words)
     except (ConfigError, CheckpointError) as error:
         return _refuse(str(error), 2)
+    except NotFiniteError as error:
+        return _refuse(str(error), 1)
     return 0
 
 

@@ -109,6 +109,16 @@ def read(name: str, given: str | Sequence[str], config: type) -> Any:
     return value
 
 
+def as_options(message: str, config: type) -> str:
+    """`message` with a config's fields named as they are typed: `n_step` is `--n-step`.
+
+    Only those of several words: the others are words of any sentence too.
+    """
+    names = [field.name for field in fields(config) if "_" in field.name]
+    pattern = rf"(?<![\w'\"-])({'|'.join([*names, 'env_steps'])})(?![\w'\"-])"
+    return re.sub(pattern, lambda found: "--" + found[1].replace("_", "-"), message)
+
+
 _YES_NO = ("true", "false")
 
 

@@ -16,7 +16,7 @@ from recollect.cli import settings, words
 from recollect.cli.words import Option
 from recollect.envs import registry
 from recollect.run.folder import default_run_dir
-from recollect.types import ActionSpec, ArraySpec, ConfigError, EnvSpec
+from recollect.types import ActionSpec, ArraySpec, ConfigError, EnvSpec, NotFiniteError
 
 EXAMPLE = "recollect/PositionCartPole-v0"
 
@@ -85,34 +85,42 @@ def command(given: Sequence[str]) -> None:
         raise ConfigError(f"train needs an environment: add --env ID, such as --env {EXAMPLE}")
     run_dir = found.pop("run_dir", "")
     names = {option.name for option in fixed}
-    job = training.prepare(
-        agent,
-        **{name: value for name, value in found.items() if name in names},
-        settings={
-            name: settings.read(name, value, config_type)
-            for name, value in found.items()
-            if name not in names
-        },
-    )
-    folder = Path(run_dir or default_run_dir(job.agent, job.env.id, job.seed))
+    folder: Path | None = None
     try:
+        job = training.prepare(
+            agent,
+            **{name: value for name, value in found.items() if name in names},
+            settings={
+                name: settings.read(name, value, config_type)
+                for name, value in found.items()
+                if name not in names
+            },
+        )
+        folder = Path(run_dir or default_run_dir(job.agent, job.env.id, job.seed))
         run = training.execute(job, folder, verbose=True)
+    except ConfigError as error:
+        raise ConfigError(settings.as_options(str(error), config_type)) from error
     except KeyboardInterrupt:
-        left = f": what was written lies in {folder}" if folder.exists() else ""
+        left = f": what was written lies in {folder}" if folder and folder.exists() else ""
         raise KeyboardInterrupt(f"interrupted{left}") from None
     print(_summary(run))
+    if run.fault:
+        raise NotFiniteError(run.fault)
 
 
 def _summary(run: training.Run) -> str:
     folder = shlex.quote(str(run.folder))
-    episodes = f"{training.FINAL_EPISODES} episodes"
+    greedy = f"{run.return_mean:,.2f}, mean of {training.FINAL_EPISODES} episodes with the last "
+    windows = f"{run.mid_episode_share:.0%} start in mid-episode"
+    dropped = f"dropped          {run.dropped_episodes:,} episodes, for what was not finite in them"
     return "\n".join(
         [
             "",
-            f"greedy return    {run.return_mean:,.2f}, mean of {episodes} with the last parameters",
+            f"greedy return    {'not known' if run.fault else greedy + 'parameters'}",
             f"trained          {run.env_steps:,} environment steps and {run.updates:,} updates "
             f"in {run.seconds:,.1f} s",
-            f"learned windows  {run.mid_episode_share:.0%} start in mid-episode",
+            f"learned windows  {windows if run.updates else 'none: nothing was learned'}",
+            *([dropped] if run.dropped_episodes else []),
             f"run              {run.folder}",
             f"curve            {run.folder / 'curve.png'}",
             "",

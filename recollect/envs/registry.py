@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, NoReturn
@@ -37,10 +39,17 @@ def register() -> None:
 
 
 def env_spec(env_id: str, kwargs: Mapping[str, object] | None = None) -> EnvSpec:
-    """What an agent needs to know of an environment, read from one that is made and closed again.
+    """What an agent needs to know of an environment; arguments and errors as of `describe`."""
+    return describe(env_id, kwargs)[0]
+
+
+def describe(
+    env_id: str, kwargs: Mapping[str, object] | None = None
+) -> tuple[EnvSpec, gym.spaces.Space[Any]]:
+    """Spec and observation space of an environment, read from one that is made and closed again.
 
     Args:
-        env_id: a registered id; without a version the newest, which the result then names.
+        env_id: a registered id; without a version the newest, which the spec then names.
         kwargs: for its constructor, and `max_episode_steps` for another time limit.
     Raises:
         ConfigError: no such id, a module or dependency missing, arguments the environment does not
@@ -50,28 +59,16 @@ def env_spec(env_id: str, kwargs: Mapping[str, object] | None = None) -> EnvSpec
     kwargs = dict(kwargs or {})
     if found.entry_point is None:
         with closing(_make_vector(env_id, found, 1, kwargs)) as vector:
-            return wrap(vector, env_id, kwargs).spec
+            return wrap(vector, env_id, kwargs).spec, vector.single_observation_space
     with closing(_make_one(env_id, found, kwargs)) as env:
-        return EnvSpec(
+        spec = EnvSpec(
             env_id,
             kwargs,
             Encoder(env.observation_space, env_id).specs,
             action_spec(env.action_space, env_id),
             _time_limit(env),
         )
-
-
-def observation_space(
-    env_id: str, kwargs: Mapping[str, object] | None = None
-) -> gym.spaces.Space[Any]:
-    """The observation space of one environment; arguments and errors as of `env_spec`."""
-    env_id, found = _find(env_id)
-    kwargs = dict(kwargs or {})
-    if found.entry_point is None:
-        with closing(_make_vector(env_id, found, 1, kwargs)) as vector:
-            return vector.single_observation_space
-    with closing(_make_one(env_id, found, kwargs)) as env:
-        return env.observation_space
+        return spec, env.observation_space
 
 
 def make(env_id: str, num_envs: int, kwargs: Mapping[str, object] | None = None) -> VectorEnv:
@@ -80,11 +77,11 @@ def make(env_id: str, num_envs: int, kwargs: Mapping[str, object] | None = None)
     An id that has only a vector entry point is made through that.
 
     Args:
-        env_id: as in `env_spec`.
+        env_id: as in `describe`.
         num_envs: E, at least 1.
-        kwargs: as in `env_spec`.
+        kwargs: as in `describe`.
     Raises:
-        ConfigError: as in `env_spec`.
+        ConfigError: as in `describe`.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}, at least 1 was wanted")
@@ -220,19 +217,26 @@ def _import(module: str, env_id: str) -> None:
 
 
 def _nearest(name: str) -> str:
-    """The registered id most like `name`, with or without its namespace; empty if none is."""
+    """The registered id most like `name`, with or without its namespace; empty if none is.
+
+    Versions do not count but to choose among equals: `Nope-v0` is not like `Hopper-v0`.
+    """
     matcher = difflib.SequenceMatcher(autojunk=False)
-    matcher.set_seq2(name.lower())
+    matcher.set_seq2(_versionless(name))
 
     def likeness(known: str) -> tuple[float, float, int]:
         ratios = []
         for form in (known, known.rpartition("/")[2]):
-            matcher.set_seq1(form.lower())
+            matcher.set_seq1(_versionless(form))
             ratios.append(matcher.ratio())
         return max(ratios), ratios[0], registration.registry[known].version or 0
 
     best = max(registration.registry, key=likeness)
-    return best if likeness(best)[0] > 0.5 else ""
+    return best if likeness(best)[0] > 0.65 else ""
+
+
+def _versionless(name: str) -> str:
+    return re.sub(r"-v\d+$", "", name.lower())
 
 
 def _make_one(
@@ -242,7 +246,7 @@ def _make_one(
     try:
         return gym.make(found, disable_env_checker=True, **arguments)
     except Exception as error:
-        _cannot_make(env_id, kwargs, error)
+        _cannot_make(env_id, found.entry_point, kwargs, error)
 
 
 def _make_vector(
@@ -252,10 +256,20 @@ def _make_vector(
     try:
         return gym.make_vec(found, num_envs, vectorization_mode="vector_entry_point", **arguments)
     except Exception as error:
-        _cannot_make(env_id, kwargs, error)
+        _cannot_make(env_id, found.vector_entry_point, kwargs, error)
 
 
-def _cannot_make(env_id: str, kwargs: Mapping[str, object], error: Exception) -> NoReturn:
+def _cannot_make(
+    env_id: str, entry_point: Any, kwargs: Mapping[str, object], error: Exception
+) -> NoReturn:
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if isinstance(error, TypeError) and unknown and unknown[1] in kwargs:
+        known = _arguments(entry_point)
+        near = difflib.get_close_matches(unknown[1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known) or 'none'}"
+        raise ConfigError(
+            f"environment {env_id!r} takes no argument {unknown[1]!r}: {hint}"
+        ) from error
     if isinstance(error, (gym.error.DependencyNotInstalled, ImportError)):
         raise ConfigError(
             f"environment {env_id!r} needs what is not installed: {_said(error)}"
@@ -267,6 +281,15 @@ def _cannot_make(env_id: str, kwargs: Mapping[str, object], error: Exception) ->
         ) from error
     error.add_note(f"while making environment {env_id!r} with arguments {dict(kwargs)}")
     raise error
+
+
+def _arguments(entry_point: Any) -> list[str]:
+    """What an environment's constructor takes by name, and the time limit all of them take."""
+    if isinstance(entry_point, str):
+        entry_point = registration.load_env_creator(entry_point)
+    parameters = inspect.signature(entry_point).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [*(p.name for p in parameters if p.kind in kinds), "max_episode_steps"]
 
 
 def _said(error: Exception) -> str:

@@ -24,7 +24,14 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from recollect.envs.spaces import Encoder, action_spec
-from recollect.types import Array, ConfigError, EnvSpec, Observation, VectorStep
+from recollect.types import (
+    Array,
+    ConfigError,
+    EnvSpec,
+    NotFiniteError,
+    Observation,
+    VectorStep,
+)
 
 
 class VectorEnv:
@@ -106,7 +113,8 @@ class VectorEnv:
         Returns:
             The first observations, [E, ...] by key.
         Raises:
-            RuntimeError: an observation is not finite, or does not fit its space.
+            NotFiniteError: an observation is not finite.
+            RuntimeError: one does not fit its space.
         """
         seeds = self._checked(seeds)
         self._last = None
@@ -197,8 +205,9 @@ class VectorEnv:
             masked, elsewhere what it was. Where a NEXT_STEP environment resets itself, the closing
             observation stays until the next step.
         Raises:
+            NotFiniteError: a first observation is not finite.
             RuntimeError: before a reset; for a slot whose episode goes on, where single slots
-                cannot be reset; when a first observation is not finite or does not fit its space.
+                cannot be reset; when a first observation does not fit its space.
         """
         if self._last is None:
             raise RuntimeError(f"{self.spec.id}: restart came before reset: call reset(seeds)")
@@ -324,7 +333,7 @@ class VectorEnv:
     def _refuse(self, faults: Mapping[int, str], verb: str) -> None:
         if faults:
             slot = min(faults)
-            raise RuntimeError(
+            raise NotFiniteError(
                 f"{self._named(slot, faults[slot])} from {verb}: mend the environment, no episode "
                 "can begin there"
             )

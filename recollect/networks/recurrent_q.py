@@ -149,10 +149,6 @@ class RecurrentQ(nn.Module):
         """S, floats per sequence of the recurrent state."""
         return self.core.state_size
 
-    def initial_state(self, batch: int) -> Tensor:
-        """Return the [batch, S] float32 state at an episode's start: zeros."""
-        return torch.zeros(batch, self.state_size, device=self._onehot.device)
-
     def forward(
         self,
         observation: Mapping[str, Tensor],

@@ -51,6 +51,10 @@ class CheckpointError(ValueError):
     """A checkpoint that is damaged or missing. The message names file, expected and found."""
 
 
+class NoCheckpointError(CheckpointError):
+    """There is none of that name."""
+
+
 class CheckpointWarning(RuntimeWarning):
     """A damaged checkpoint was passed over, or an old one could not be removed."""
 
@@ -160,7 +164,8 @@ def find(
         name: `last` or `best`.
         report: told of each damaged one passed over; by default a CheckpointWarning is given.
     Raises:
-        CheckpointError: if there is none, or none that verifies; each is named with its damage.
+        NoCheckpointError: if there is none.
+        CheckpointError: if none verifies; each is named with its damage.
     """
     folder = Path(folder)
     damages = []
@@ -176,7 +181,7 @@ def find(
     if damages:
         listed = "\n  ".join(damages)
         raise CheckpointError(f"no {name!r} checkpoint in {folder} can be used:\n  {listed}")
-    raise CheckpointError(f"there is no {name!r} checkpoint in {folder}")
+    raise NoCheckpointError(f"there is no {name!r} checkpoint in {folder}")
 
 
 def verify(path: str | os.PathLike[str]) -> None:

@@ -279,7 +279,8 @@ def _nearest(path: Path) -> str:
         if near:
             return f"Did you mean {path.parent / near[0]}?"
         if runs:
-            return f"There are {len(runs)} runs in {path.parent}, none with a name near it"
+            there = "is 1 run" if len(runs) == 1 else f"are {len(runs)} runs"
+            return f"There {there} in {path.parent}, none with a name near it"
     return f"There are no runs in {path.parent}"
 
 

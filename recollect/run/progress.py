@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -106,6 +108,14 @@ class Progress:
     def note(self, text: str) -> None:
         """Say something that is good to know and need not be read; dimmed on a terminal."""
         self._say(text, "dim")
+
+    @contextlib.contextmanager
+    def warnings(self) -> Iterator[None]:
+        """Warnings given inside are lines of the display; where that is quiet, all is as ever."""
+        with warnings.catch_warnings():
+            if not self._quiet:
+                warnings.showwarning = lambda message, *_, **__: self.line(f"warning: {message}")
+            yield
 
     def _say(self, text: str, style: str | None) -> None:
         if self._quiet:

@@ -95,7 +95,7 @@ def test_the_evaluator_takes_one_version_and_keeps_the_best() -> None:
     best = evaluator.best()
     assert best is not None
     assert best[0] == figures["return_mean"]
-    assert evaluator.counts() == {"evaluations": 1}
+    assert evaluator.counts() == {"evaluations": 1, "failed_evaluations": 0}
     parameters.publish(Version(0, 20), vector)
     assert evaluator.ready(), "due at multiples of the period, however late the last one was"
 

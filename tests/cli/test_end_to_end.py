@@ -57,7 +57,7 @@ def test_train_evaluate_plot(agent: str, tmp_run: Path, capsys: pytest.CaptureFi
 def test_a_folder_that_holds_a_run_is_refused(
     tmp_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = arguments("r2d2", tmp_run, "--env-steps", "30")
+    words = arguments("r2d2", tmp_run, "--env-steps", "30", "--min-replay-steps", "20")
     assert cli.main(words) == 0
     before = {path: path.read_bytes() for path in tmp_run.rglob("*") if path.is_file()}
     capsys.readouterr()
@@ -69,7 +69,7 @@ def test_a_folder_that_holds_a_run_is_refused(
 def test_a_damaged_checkpoint_is_refused_by_name(
     tmp_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(arguments("r2d2", tmp_run, "--env-steps", "30")) == 0
+    assert cli.main(arguments("r2d2", tmp_run, "--env-steps", "80")) == 0
     (arrays,) = tmp_run.glob("checkpoints/last-*/arrays.safetensors")
     data = bytearray(arrays.read_bytes())
     data[-1] ^= 1
@@ -88,7 +88,7 @@ def test_a_replay_that_cannot_fit_is_refused_and_leaves_nothing(
     assert cli.main(arguments("r2d2", tmp_run, "--replay-steps", "4_000_000_000_000")) == 2
     err = capsys.readouterr().err
     assert err.startswith("recollect: replay of 4,000,000,000,000 steps needs ")
-    assert err.endswith("are free: lower replay_steps, or set replay_bytes\n")
+    assert err.endswith("are free: lower --replay-steps, or set --replay-bytes\n")
     assert not tmp_run.exists()
 
 

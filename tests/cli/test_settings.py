@@ -110,3 +110,16 @@ def test_every_field_of_an_agents_config_is_an_option(agent: str) -> None:
     assert negatable == {
         f.name for f in fields(config) if isinstance(getattr(config, f.name), bool)
     }
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("batch_size 3 is odd: raise batch_size", "--batch-size 3 is odd: raise --batch-size"),
+        ("gamma must be below 1", "gamma must be below 1"),
+        ("unknown 'batch_size' in my_batch_size", "unknown 'batch_size' in my_batch_size"),
+        ("raise env_steps, or else", "raise --env-steps, or else"),
+    ],
+)
+def test_settings_are_named_as_they_are_typed(message: str, said: str) -> None:
+    assert settings.as_options(message, Config) == said

@@ -227,7 +227,7 @@ def test_a_feed_forward_core_gives_back_what_it_gets() -> None:
 
 def test_an_added_counter_counts_its_steps_through_a_network() -> None:
     net = RecurrentQ({"observation": ArraySpec((2,))}, 3, pre_core=0, core="counter", head_hidden=0)
-    state = net.initial_state(B)
+    state = torch.zeros(B, net.state_size)
     for steps in (1, 4, 2):
         observation = {"observation": torch.randn(steps, B, 2)}
         none = torch.full((steps, B), -1)

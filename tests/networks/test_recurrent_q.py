@@ -56,12 +56,10 @@ def test_it_keeps_the_contract(core: str, steps: int) -> None:
     net = make(core)
     assert isinstance(net, QNetwork)
     assert net.state_size == {"lstm": 2 * H, "gru": H, "feed-forward": 0}[core]
-    assert net.initial_state(B).shape == (B, net.state_size)
-    assert not net.initial_state(B).any()
     q, state = net(*inputs(net, steps))
     assert q.shape == (steps, B, A)
     assert state.shape == (B, net.state_size)
-    assert q.dtype == state.dtype == net.initial_state(B).dtype == torch.float32
+    assert q.dtype == state.dtype == torch.float32
 
 
 @pytest.mark.parametrize("core", CORES)
@@ -177,7 +175,7 @@ def test_trap_33_no_action_is_all_zeros_and_action_0_is_not() -> None:
     net.core = Tape(net.core)  # type: ignore[assignment]
     action = torch.tensor([[NO_ACTION, 0, 1, 2]])
     reward = torch.tensor([[0.0, -2.0, 0.5, 300.0]])
-    net({"observation": torch.zeros(1, 4, D)}, action, reward, net.initial_state(4))
+    net({"observation": torch.zeros(1, 4, D)}, action, reward, torch.zeros(4, net.state_size))
     assert net.core.x[0, :, -(A + 1) :].tolist() == [
         [0, 0, 0, 0],
         [1, 0, 0, -2],
@@ -319,9 +317,6 @@ class Table(nn.Module):
         super().__init__()
         self.state_size = 1
         self.table = nn.Parameter(torch.zeros(10, A))
-
-    def initial_state(self, batch: int) -> Tensor:
-        return torch.zeros(batch, 1)
 
     def forward(
         self,

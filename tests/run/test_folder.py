@@ -93,7 +93,7 @@ def test_opening_what_is_no_run_names_the_nearest_one_beside_it(tmp_path: Path) 
     RunFolder.create(tmp_path / "r2d2-CartPole-s1", CONFIG)
     with pytest.raises(ConfigError, match=r"is not a folder\. Did you mean .*r2d2-CartPole-s1\?"):
         RunFolder.open(tmp_path / "r2d2-CartPole-s2")
-    with pytest.raises(ConfigError, match=r"There are 1 runs in .*, none with a name near"):
+    with pytest.raises(ConfigError, match=r"There is 1 run in .*, none with a name near"):
         RunFolder.open(tmp_path / "zzzz")
 
 

@@ -1,0 +1,139 @@
+"""An environment that gives NaN now and then: the run goes on and ends whole, and says so."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+
+import recollect
+from recollect import cli
+from recollect.run.metrics import read_metrics
+from tests.agents.clockwork import Clock
+
+WORDS = (
+    "train r2d2 --env tests/Holes-v0 --env-steps 600 --actors 4 --min-replay-steps 60 "
+    "--evaluation-period 5 --evaluation-episodes 2 --hidden 8 --head-hidden 8 --torso-sizes 8 "
+    "--burn-in 2 --trace-length 4 --period 2 --n-step 1 --batch-size 4 --replay-ratio 2 --run-dir"
+)
+
+
+class Holes(Clock):
+    """A clock that gives a reward of NaN now and then, whatever it was seeded with."""
+
+    def __init__(self, share: float = 0.0) -> None:
+        super().__init__(longest=20)
+        self.share, self.draws = share, np.random.default_rng(0)
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, reward, *rest = super().step(action)
+        if self.draws.random() < self.share:
+            reward = math.nan
+        return observation, reward, *rest
+
+
+gymnasium.register("tests/Holes-v0", entry_point=Holes)
+
+
+def arguments(run: Path, share: float) -> list[str]:
+    return [*WORDS.split(), str(run), "--env-kwargs", json.dumps({"share": share})]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run with holes: its folder, its exit code, and what it said."""
+
+    run: Path
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    run, out, err = tmp_path_factory.mktemp("holes") / "run", io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("default")  # in tests they are errors
+        code = cli.main(arguments(run, 0.04))
+    return Trained(run, code, out.getvalue(), err.getvalue())
+
+
+def test_the_run_ends_whole_and_says_that_its_last_evaluation_failed(trained: Trained) -> None:
+    run = trained.run
+    assert trained.code == 1
+    assert trained.err.startswith("recollect: the final evaluation failed: evaluation episode ")
+    assert "environment tests/Holes-v0, slot " in trained.err
+    assert trained.err.count("\n") == 1
+    assert "greedy return    not known\n" in trained.out
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert (run / "curve.png").is_file()
+    assert list(run.glob("checkpoints/last-*"))
+    last = read_metrics(run)[-1]
+    assert "final/return_mean" not in last
+    assert last["updates"] > 5
+
+
+def test_the_first_dropped_episodes_are_told_of_and_the_rest_counted(trained: Trained) -> None:
+    dropped = read_metrics(trained.run)[-1]["run/dropped_episodes"]
+    told = [line for line in trained.out.splitlines() if "the episode is dropped" in line]
+    assert dropped > len(told) == 3
+    assert all(line.startswith("warning: environment tests/Holes-v0, slot ") for line in told)
+    assert [line.endswith("More of these are only counted") for line in told] == [
+        False,
+        False,
+        True,
+    ]
+    assert f"dropped          {dropped:.0f} episodes" in trained.out
+
+
+def test_evaluations_with_a_hole_are_left_out_and_the_others_count(trained: Trained) -> None:
+    last = read_metrics(trained.run)[-1]
+    told = trained.out.count("updates is left out: evaluation episode ")
+    assert last["run/failed_evaluations"] > told == 3
+    assert last["run/evaluations"] > 3
+    tried = last["run/failed_evaluations"] + last["run/evaluations"]
+    assert tried == last["updates"] // 5, "a failed one is not tried again before the next is due"
+
+
+def test_evaluating_such_a_run_is_refused_in_one_line(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(trained.run), "--episodes", "20"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("recollect: evaluation episode ")
+    assert "reward is nan" in said
+    assert said.count("\n") == 1
+
+
+def test_from_python_the_return_is_not_a_number_and_the_reason_is_there(tmp_run: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="the episode is dropped"):
+        run = recollect.train(
+            "r2d2",
+            env="tests/Holes-v0",
+            env_kwargs={"share": 1.0},
+            env_steps=100,
+            run_dir=tmp_run,
+            actors=2,
+            min_replay_steps=50,
+        )
+    assert math.isnan(run.return_mean)
+    assert "the final evaluation failed: evaluation episode " in run.fault
+    assert run.dropped_episodes > 3
+    assert run.updates == 0
+
+
+def test_without_holes_nothing_of_this_is_said(
+    tmp_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments(tmp_run, 0.0)) == 0
+    out = capsys.readouterr().out
+    assert "warning" not in out
+    assert "dropped" not in out
