@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Its asserts, too, show the values compared.
+pytest.register_assert_rewrite("tests.replay.lived")
+
 # Read by OpenMP when torch is loaded, here and in the processes a test starts: threads that spin
 # on a busy machine cost a hundred times what they give.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

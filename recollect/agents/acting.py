@@ -20,7 +20,8 @@ from recollect.maths import exploration, philox, priorities
 from recollect.networks.recurrent_q import QNetwork
 from recollect.parameters import Parameters, Version
 from recollect.replay.blocks import Block, BlockSpec
-from recollect.replay.store import Item, Replay
+from recollect.replay.episodes import Item
+from recollect.replay.store import Replay
 from recollect.replay.windows import Windows
 from recollect.types import ActionSpec, Array, EnvSpec, Metrics, Observation, VectorStep
 

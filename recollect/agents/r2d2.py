@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from recollect.networks.recurrent_q import QNetwork
-    from recollect.replay.store import Batch, Replay
+    from recollect.replay.batch import Batch
+    from recollect.replay.store import Replay
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,8 @@ def targets(
     Returns: [T, B] targets, in the units of the network's output.
     Source: section 2.3; with rewards "clipped" or "raw", h is the identity.
     """
-    v_t = value_learning.double_q_bootstrap(
-        q_online_t if config.double_q else q_target_t, q_target_t
-    )
+    chooser = q_online_t if config.double_q else q_target_t
+    v_t = value_learning.double_q_bootstrap(chooser, q_target_t)
     r_t = config.reward_scale * r_t
     if config.rewards == "rescaled":
         v_t = rescaling.inverse_rescale(v_t, config.rescaling_epsilon)

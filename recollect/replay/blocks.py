@@ -110,6 +110,11 @@ class BlockSpec:
         """Whether blocks carry the recurrent state before every step."""
         return self.state_size > 0 and len(self.state_offsets) == self.period
 
+    @cached_property
+    def state_row(self) -> Array:
+        """[P] the row of `states` for each offset in `state_offsets`."""
+        return np.searchsorted(self.state_offsets, np.arange(self.period))
+
     @property
     def no_action(self) -> int:
         """What every entry of an action is where there was none: -1 or 0."""

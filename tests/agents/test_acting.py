@@ -20,7 +20,7 @@ from recollect.envs.vector import VectorEnv
 from recollect.maths import exploration
 from recollect.parameters import Parameters, Version
 from recollect.replay.blocks import Block
-from recollect.replay.store import Item
+from recollect.replay.episodes import Item
 from tests.agents.clockwork import Clock, Counter
 
 CONFIG = R2D2Config(

@@ -19,7 +19,8 @@ from recollect.agents.r2d2 import Learner, R2D2Config
 from recollect.envs import registry
 from recollect.maths import rescaling
 from recollect.parameters import Parameters
-from recollect.replay.store import Batch, Replay
+from recollect.replay.batch import Batch
+from recollect.replay.store import Replay
 from recollect.types import ConfigError
 from tests.agents import clockwork
 from tests.agents.clockwork import Counter

@@ -1,0 +1,201 @@
+"""Batches: what was drawn, and the windows copied out of their blocks into arrays over time.
+
+`gather` reads a `Draw` and nothing else, which holds the blocks it needs: it may run in another
+thread, and whatever happens to the store in between the batch is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recollect.replay.blocks import BlockSpec, copy_rows
+from recollect.replay.windows import Windows
+from recollect.types import Array, Observation
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn, and where it lies: enough for `gather`, whatever becomes of the store.
+
+    Attributes:
+        slots: [B] int64 where the items are; given again to later items once these have gone.
+        uids: [B] int64 their own numbers, never given again.
+        probabilities: [B] float64 with which each was drawn.
+        size: items in replay when they were drawn.
+        start, prefix, learned, tail, version: [B] int64, as in `Item`.
+        pieces: [B, K, 3] int64 address, steps and last of the blocks each window lies in.
+        held: [B] int64 how many of K these are.
+        blocks: [B, K] the blocks themselves, which keeps them in memory: until the draw is let
+            go, evicted ones stay beside what the capacity counts.
+    """
+
+    slots: Array
+    uids: Array
+    probabilities: Array
+    size: int
+    start: Array
+    prefix: Array
+    learned: Array
+    tail: Array
+    version: Array
+    pieces: Array
+    held: Array
+    blocks: Array
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows, time-major: T steps between T + 1 observations; columns as in `windows`.
+
+    Cells where nothing happened are zero, and previous actions there are none (-1 where discrete).
+    For whole episodes T is the longest one's length.
+
+    Attributes:
+        observation: per key [C + T + 1, B, ...]; the stack seen at column t is rows t .. t + C.
+        previous_action: [T + 1, B, ...] the action before each observation, as the actor saw it.
+        previous_reward: [T + 1, B] float32 likewise.
+        action: [T, B, ...].
+        reward: [T, B] float32.
+        discount: [T, B] float32: 0 on termination.
+        mask: [T, B] bool, real steps.
+        learned: [T, B] bool, real steps of the learned part.
+        prefix: [B] bool, whether a burn-in prefix stands before the learned part.
+        recurrent_state: [B, H] float32 before the first real step.
+        states: [T, B, H] float32 the actor's before every step, where blocks carry all; else None.
+        mid_episode: [B] bool, whether the first real step is not its episode's first.
+        slots: [B] int64, as in `Draw`.
+        uids: [B] int64, likewise.
+        probabilities: [B] float64, likewise.
+        size: likewise.
+        version: [B] int64 updates of the oldest parameters that acted in the window.
+    """
+
+    observation: Observation
+    previous_action: Array
+    previous_reward: Array
+    action: Array
+    reward: Array
+    discount: Array
+    mask: Array
+    learned: Array
+    prefix: Array
+    recurrent_state: Array
+    states: Array | None
+    mid_episode: Array
+    slots: Array
+    uids: Array
+    probabilities: Array
+    size: int
+    version: Array
+
+
+def gather(spec: BlockSpec, windows: Windows, draw: Draw, out: Batch | None = None) -> Batch:
+    """The batch that was drawn.
+
+    Args:
+        spec: of the blocks drawn.
+        windows: geometry of the windows drawn.
+        draw: what was drawn.
+        out: an earlier batch of the same shape; its arrays over time, and its
+            `recurrent_state`, are written again and returned.
+
+    Raises:
+        ValueError: `out` has other shapes.
+    """
+    batch = len(draw.slots)
+    steps = draw.prefix + draw.learned + draw.tail
+    length = int(steps.max()) if windows.trajectory else windows.steps
+    if out is None:
+        out = _empty(spec, length, batch)
+    elif out.mask.shape != (length, batch):
+        raise ValueError(
+            f"the batch to write to is {out.mask.shape} steps, ({length}, {batch}) are wanted"
+        )
+    column = windows.burn_in - draw.prefix  # of the first real step
+    offset = (draw.start - draw.prefix) % spec.period  # of it, in its block
+
+    def copy(
+        array: Array, field: int, first: Array, count: Array, column: Array, fill: int = 0
+    ) -> None:
+        lead, closing = spec.fields[field].lead, spec.fields[field].closing
+        if not array.flags.c_contiguous or array.shape[1] != batch:
+            raise ValueError(f"an array to write to must be contiguous and hold {batch} windows")
+        rows = array.reshape(len(array), batch, -1).view(np.uint8)
+        source = (draw.pieces, draw.held, spec.offsets, field, lead, closing)
+        cells = (first, column, count, np.uint8(fill))
+        if rows.shape[2] != spec.row_bytes[field] or not copy_rows(rows, *source, *cells):
+            raise RuntimeError("a window and its blocks or its batch do not fit each other")
+
+    keys = sorted(spec.observation)
+    for field, key in enumerate(keys):
+        copy(out.observation[key], field, offset, steps + 1 + spec.context, column)
+    field = len(keys)
+    # Row 0 of actions and rewards is the one before the block: one row on is the step's own.
+    # All bits of -1 are set, so it can be filled in byte by byte.
+    copy(out.previous_action, field, offset, steps + 1, column, spec.no_action & 0xFF)
+    copy(out.action, field, offset + 1, steps, column)
+    copy(out.previous_reward, field + 1, offset, steps + 1, column)
+    copy(out.reward, field + 1, offset + 1, steps, column)
+    copy(out.discount, field + 2, offset, steps, column)
+    if out.states is not None:
+        copy(out.states, field + 3, offset, steps, column)
+    if spec.state_size:
+        one, top = np.ones_like(column), np.zeros_like(column)
+        copy(out.recurrent_state[None], field + 3, spec.state_row[offset], one, top)
+    t = np.arange(length)[:, None]
+    np.logical_and(t >= column, t < column + steps, out=out.mask)
+    begin = windows.burn_in
+    np.logical_and(t >= begin, t < begin + draw.learned, out=out.learned)
+    return Batch(
+        observation=out.observation,
+        previous_action=out.previous_action,
+        previous_reward=out.previous_reward,
+        action=out.action,
+        reward=out.reward,
+        discount=out.discount,
+        mask=out.mask,
+        learned=out.learned,
+        recurrent_state=out.recurrent_state,
+        states=out.states,
+        prefix=draw.prefix > 0,
+        mid_episode=draw.start > draw.prefix,
+        slots=draw.slots,
+        uids=draw.uids,
+        probabilities=draw.probabilities,
+        size=draw.size,
+        version=draw.version,
+    )
+
+
+def _empty(spec: BlockSpec, length: int, batch: int) -> Batch:
+    """A batch to write to; what `gather` writes is not set."""
+
+    def empty(shape: tuple[int, ...], dtype: str, *leading: int) -> Array:
+        return np.empty((*leading, *shape), dtype)
+
+    action, state = spec.action, (spec.state_size,)
+    none = np.empty(0)
+    return Batch(
+        observation={
+            key: empty(s.shape, s.dtype, spec.context + length + 1, batch)
+            for key, s in spec.observation.items()
+        },
+        previous_action=empty(action.shape, action.dtype, length + 1, batch),
+        previous_reward=empty((), "float32", length + 1, batch),
+        action=empty(action.shape, action.dtype, length, batch),
+        reward=empty((), "float32", length, batch),
+        discount=empty((), "float32", length, batch),
+        mask=empty((), "bool", length, batch),
+        learned=empty((), "bool", length, batch),
+        recurrent_state=empty(state, "float32", batch),
+        states=empty(state, "float32", length, batch) if spec.every_state else None,
+        prefix=none,
+        mid_episode=none,
+        slots=none,
+        uids=none,
+        probabilities=none,
+        size=0,
+        version=none,
+    )
