@@ -146,9 +146,13 @@ def make_replay(config: Any, spec: BlockSpec) -> Replay:
         config.windows(),
         Prioritized(config.priority_exponent) if config.prioritized else Uniform(),
         limiter,
-        capacity_steps=None if config.replay_bytes else config.replay_steps,
-        capacity_bytes=config.replay_bytes or None,
+        **_capacity(config),
     )
+
+
+def _capacity(config: Any) -> dict[str, int | None]:
+    in_bytes = config.replay_bytes or None
+    return {"capacity_steps": None if in_bytes else config.replay_steps, "capacity_bytes": in_bytes}
 
 
 def make_actor(
@@ -219,11 +223,16 @@ def q_program(
     make_learner: Callable[..., Any],
     absolute_errors: AbsoluteErrors,
 ) -> Program:
-    """Parameters, replay, learner, actors, and an evaluator unless its period is 0."""
-    from recollect.replay.store import memory_need
+    """Parameters, replay, learner, actors, and an evaluator unless its period is 0.
+
+    Raises:
+        ConfigError: replay could not hold a single window.
+    """
+    from recollect.replay.store import check_capacity, memory_need
 
     services = {"replay": "replay", "parameters": "parameters"}
     spec = block_spec(config, env_spec, make_network().state_size)
+    check_capacity(spec, config.windows(), **_capacity(config))
     parts = [
         Part("parameters", PARAMETERS, Parameters),
         Part("replay", REPLAY, partial(make_replay, config, spec)),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recollect.replay.blocks import BlockSpec, copy_rows
+from recollect.replay.blocks import BlockSpec
+from recollect.replay.copying import copy_rows
 from recollect.replay.windows import Windows
 from recollect.types import Array, Observation
 

@@ -86,6 +86,7 @@ def _check_episode(contents: Contents, uid: int, episode: Episode) -> None:
         require(not body.last or following < 0, f"{name}: the last block is the last")
         if following >= 0:
             _check_seam(body, mine[i + 1])
+    require(episode.next_block == episode.first + len(mine), f"{name}: blocks are counted")
     require(episode.ended == mine[-1].last, f"{name}: ended")
     total = mine[-1].index * contents.spec.period + mine[-1].steps
     require(episode.steps == total, f"{name}: steps")

@@ -43,32 +43,28 @@ class Episode:
         uid: likewise.
         first: number, in the episode, of its oldest block here.
         rows: of its blocks here, in the table of blocks, oldest first.
+        next_block: number of the block to come.
         steps: of the episode so far, those lost or gone included.
         ended: whether its last block has come.
         window: number of the next window.
         joined: its earlier blocks are lost, so `window` is only the least it can be.
     """
 
-    __slots__ = ("ended", "first", "joined", "rows", "steps", "uid", "window")
+    __slots__ = ("ended", "first", "joined", "next_block", "rows", "steps", "uid", "window")
 
     def __init__(self, uid: int, index: int, period: int) -> None:
         self.uid = uid
-        self.first = index
+        self.first = self.next_block = index
         self.rows: list[int] = []
         self.steps = index * period
         self.ended = False
         self.window = 0
         self.joined = index > 0
 
-    @property
-    def next_block(self) -> int:
-        """Number of the block to come."""
-        return self.first + len(self.rows)
-
-    def copy(self) -> Episode:
-        """A record that changes by itself."""
-        other = Episode(self.uid, self.first, 0)
-        other.rows, other.steps, other.ended = self.rows.copy(), self.steps, self.ended
+    def copy_without_rows(self) -> Episode:
+        """A record that changes by itself, to check what comes: that does not depend on rows."""
+        other = Episode(self.uid, self.next_block, 0)
+        other.first, other.steps, other.ended = self.first, self.steps, self.ended
         other.window, other.joined = self.window, self.joined
         return other
 
@@ -85,6 +81,7 @@ class Episode:
                 "an episode's blocks in order, or drop_episode first"
             )
         self.rows.append(row)
+        self.next_block += 1
         self.steps += block.steps
         self.ended = block.last
 

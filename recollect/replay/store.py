@@ -79,6 +79,30 @@ def memory_need(spec: BlockSpec, windows: Windows, capacity_steps: int) -> int:
     return blocks * (spec.nbytes(spec.period, True) + BLOCK_OVERHEAD + ITEM_OVERHEAD)
 
 
+def check_capacity(
+    spec: BlockSpec, windows: Windows, capacity_steps: int | None, capacity_bytes: int | None
+) -> None:
+    """Raise what `Replay` would.
+
+    Raises:
+        ConfigError: both capacities or none; one too small for a single window; blocks that do not
+            serve the windows.
+    """
+    _check_fit(spec, windows)
+    if (capacity_steps is None) == (capacity_bytes is None):
+        raise ConfigError("give replay one capacity, in steps or in bytes")
+    block = spec.nbytes(spec.period, True) + BLOCK_OVERHEAD
+    for capacity, least, unit in (
+        (capacity_steps, windows.blocks * spec.period, "steps"),
+        (capacity_bytes, windows.blocks * block + ITEM_OVERHEAD, "bytes"),
+    ):
+        if capacity is not None and capacity < least:
+            raise ConfigError(
+                f"a replay of {capacity:,} {unit} cannot hold one window, which lies in up to "
+                f"{windows.blocks} blocks: {least:,} {unit} are the least"
+            )
+
+
 def _check_fit(spec: BlockSpec, windows: Windows) -> None:
     if spec.period != windows.period or not set(windows.state_offsets) <= set(spec.state_offsets):
         raise ConfigError(
@@ -101,8 +125,7 @@ class Replay:
             block and item. Exactly one of the two.
 
     Raises:
-        ConfigError: both capacities or none; one too small for a single window; blocks that do not
-            serve the windows.
+        ConfigError: as `check_capacity`.
     """
 
     def __init__(
@@ -115,19 +138,7 @@ class Replay:
         capacity_steps: int | None = None,
         capacity_bytes: int | None = None,
     ) -> None:
-        _check_fit(spec, windows)
-        if (capacity_steps is None) == (capacity_bytes is None):
-            raise ConfigError("give replay one capacity, in steps or in bytes")
-        block = spec.nbytes(spec.period, True) + BLOCK_OVERHEAD
-        for capacity, least, unit in (
-            (capacity_steps, windows.blocks * spec.period, "steps"),
-            (capacity_bytes, windows.blocks * block + ITEM_OVERHEAD, "bytes"),
-        ):
-            if capacity is not None and capacity < least:
-                raise ConfigError(
-                    f"a capacity of {capacity} {unit} cannot hold one window, which lies in up to "
-                    f"{windows.blocks} blocks: {least} {unit} are the least"
-                )
+        check_capacity(spec, windows, capacity_steps, capacity_bytes)
         self._spec, self._windows = spec, windows
         self._sampler, self._limiter = sampler, limiter
         self._capacity_steps = math.inf if capacity_steps is None else capacity_steps
@@ -202,7 +213,7 @@ class Replay:
         episodes: dict[int, Episode] = {}
         for uid in _uids(blocks, items):
             if uid in self._contents.episodes:
-                episodes[uid] = self._contents.episodes[uid].copy()
+                episodes[uid] = self._contents.episodes[uid].copy_without_rows()
         for block in blocks:
             if block.spec is not self._spec and block.spec != self._spec:
                 raise ValueError(

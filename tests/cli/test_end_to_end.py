@@ -92,6 +92,18 @@ def test_a_replay_that_cannot_fit_is_refused_and_leaves_nothing(
     assert not tmp_run.exists()
 
 
+def test_a_replay_that_cannot_hold_a_window_is_refused_and_leaves_nothing(
+    tmp_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for setting in ("--replay-bytes", "--replay-steps"):
+        assert cli.main(arguments("r2d2", tmp_run, setting, "5")) == 2
+        unit = setting.rpartition("-")[2]
+        assert capsys.readouterr().err.startswith(
+            f"recollect: a replay of 5 {unit} cannot hold one window, which lies in up to "
+        )
+        assert not tmp_run.exists()
+
+
 def test_two_trainings_with_one_seed_are_equal(tmp_path: Path) -> None:
     rows = []
     for name in ("a", "b"):

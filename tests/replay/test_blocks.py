@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recollect.replay.blocks import ALIGNMENT, Block, BlockSpec, copy_rows
+from recollect.replay.blocks import ALIGNMENT, Block, BlockSpec
+from recollect.replay.copying import copy_rows
 from recollect.types import Array, ArraySpec, ConfigError
 
 

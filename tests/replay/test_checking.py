@@ -52,6 +52,7 @@ def add(table: str, column: int, row: int = 1) -> Callable[[Contents], None]:
         (lambda c: c.items.free.append(0), "items and free rows"),
         (lambda c: c.episodes.pop(1), "every block in its episode"),
         (lambda c: setattr(c.episodes[1], "ended", True), "episode 1: ended"),
+        (lambda c: setattr(c.episodes[1], "next_block", 99), "episode 1: blocks are counted"),
         (lambda c: setattr(c.episodes[1], "steps", 17), "episode 1: steps"),
         (lambda c: setattr(c.episodes[1], "window", 0), "item .*: windows are counted"),
         (lambda c: c.bodies.put(-1, c.bodies[0]), "no block left over"),
