@@ -1,4 +1,7 @@
-"""An environment that is a clock and a network that counts: what the two disagree on is a fault."""
+"""An environment that is a clock and a network that counts: what the two disagree on is a fault.
+
+And an environment that pays the action, with a network that always takes the same one.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,27 @@ class Clock(gymnasium.Env):
 register("tests/Clock-v0", entry_point=Clock)
 
 
+class Payday(gymnasium.Env):
+    """An episode of `steps` steps that pays each action's number."""
+
+    def __init__(self, steps: int = 1) -> None:
+        self.observation_space = gymnasium.spaces.Box(0, steps, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(3)
+        self.steps = steps
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t += 1
+        return np.array([self.t], np.float32), float(action), self.t == self.steps, False, {}
+
+
+register("tests/Payday-v0", entry_point=Payday)
+
+
 class Counter(torch.nn.Module):
     """A network whose memory counts the steps it has seen and sums what it was shown.
 
@@ -79,3 +103,24 @@ class Counter(torch.nn.Module):
             base = (state * self.weight).sum(1) + 0.01 * seen[t, :, 0]
             values.append(torch.stack([base * (1 + 0.1 * a) for a in range(self.actions)], 1))
         return torch.stack(values), state
+
+
+class Constant(torch.nn.Module):
+    """A network without memory that takes the action its parameter names; at first 2."""
+
+    state_size = 1
+
+    def __init__(self, env_spec: EnvSpec, config: Any = None) -> None:
+        super().__init__()
+        self.taken = torch.nn.Parameter(torch.tensor([2.0]))
+        self.actions = env_spec.action.num_actions
+
+    def forward(
+        self,
+        observation: dict[str, torch.Tensor],
+        previous_action: torch.Tensor,
+        previous_reward: torch.Tensor,
+        recurrent_state: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        distance = (torch.arange(self.actions) - self.taken).abs()  # [A]
+        return -distance.expand(*previous_reward.shape, self.actions), recurrent_state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -17,11 +18,12 @@ from recollect.agents.learning import FlatParameters
 from recollect.agents.r2d2 import R2D2Config
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
-from recollect.maths import exploration
+from recollect.maths import exploration, philox
 from recollect.parameters import Parameters, Version
 from recollect.replay.blocks import Block
 from recollect.replay.episodes import Item
-from tests.agents.clockwork import Clock, Counter
+from recollect.types import VectorStep
+from tests.agents.clockwork import Clock, Constant, Counter
 
 CONFIG = R2D2Config(
     actors=4,
@@ -74,18 +76,24 @@ def make_actor(
     longest: int = 30,
     env: VectorEnv | None = None,
     network: Any = None,
+    parameters: Parameters | None = None,
+    epsilons: Any = None,
     seed: int = 5,
+    epoch: int = 0,
 ) -> Actor:
     spec = clock_spec(longest)
     network = network or Counter(spec)
-    parameters = Parameters()
-    parameters.publish(Version(0, 0), FlatParameters(network).numpy())
+    if parameters is None:
+        parameters = Parameters()
+        parameters.publish(Version(0, 0), FlatParameters(network).numpy())
     count = slots.stop - slots.start
+    if epsilons is None:
+        epsilons = exploration.epsilon_ladder(config.actors)[slots]
     return Actor(
         policy=Policy(network, spec, slots.start),
         env=env or make_vector(count, mode, longest),
         first_slot=slots.start,
-        epsilons=exploration.epsilon_ladder(config.actors)[slots],
+        epsilons=np.asarray(epsilons),
         replay=replay,
         parameters=parameters,
         windows=config.windows(),
@@ -96,14 +104,18 @@ def make_actor(
         refresh_period=config.refresh_period,
         absolute_errors=partial(r2d2.absolute_errors, config=config),
         seed=seed,
+        epoch=epoch,
     )
+
+
+def take_turns(actor: Actor, turns: int) -> None:
+    for _ in range(turns):
+        actor.step()
 
 
 def act(turns: int, **settings: Any) -> Tape:
     tape = Tape()
-    actor = make_actor(tape, **settings)
-    for _ in range(turns):
-        actor.step()
+    take_turns(make_actor(tape, **settings), turns)
     return tape
 
 
@@ -167,6 +179,44 @@ def test_trap_33_the_previous_action_and_reward_travel_with_the_block() -> None:
             assert block.previous_reward == before.reward[-1]
 
 
+def test_a_step_in_which_a_slot_resets_itself_is_no_step() -> None:
+    """Trap 18: an environment that resets itself in the step after an episode's end."""
+    made = SyncVectorEnv([partial(Clock, 12)] * 4, autoreset_mode=AutoresetMode.NEXT_STEP)
+    tape = Tape()
+    actor = make_actor(tape, env=registry.wrap(made, "tests/Clock-v0", {}, masked_reset=False))
+    take_turns(actor, 200)
+    finished = [blocks for blocks in episodes(tape).values() if blocks[-1].last]
+    assert len(finished) > 50
+    for blocks in finished:
+        clock = np.concatenate([b.observation["observation"][:, 0] for b in blocks])
+        np.testing.assert_array_equal(clock, np.arange(len(clock)))
+        rewards = np.concatenate([b.reward for b in blocks])
+        np.testing.assert_array_equal(rewards, clock[1:])
+        assert (blocks[0].previous_action, blocks[0].previous_reward) == (-1, 0)
+        memory = np.concatenate([b.states[:1, 0] for b in blocks])
+        np.testing.assert_array_equal(memory, np.arange(len(blocks)) * CONFIG.period)
+    counts = actor.counts()
+    assert counts["episodes"] == len(finished)
+    # Each slot lost a turn per episode, but for a last one whose reset is still to come.
+    assert 0 <= counts["env_steps"] - (4 * 200 - len(finished)) <= 4
+
+
+def test_the_carry_of_a_slot_that_only_reset_itself_is_an_episodes_start() -> None:
+    policy = Policy(Counter(clock_spec()), clock_spec())
+    step = VectorStep(
+        observation={"observation": np.zeros((3, 3), np.float32)},
+        reward=np.array([10, 20, 30], np.float32),
+        terminated=np.zeros(3, bool),
+        truncated=np.zeros(3, bool),
+        valid=np.array([True, False, True]),
+        faults={},
+    )
+    carry = policy.advance(np.full((3, 3), 7, np.float32), np.array([2, 1, 0]), step)
+    assert carry.previous_action.tolist() == [2, -1, 0]
+    assert carry.previous_reward.tolist() == [10, 0, 30]
+    assert carry.recurrent_state[:, 0].tolist() == [7, 0, 7]
+
+
 def test_an_item_is_sent_once_for_every_window_of_a_finished_episode() -> None:
     tape = act(300)
     sent = windows_and_priorities(tape)
@@ -209,17 +259,37 @@ def test_the_number_of_slots_per_process_changes_no_bit(cut: int) -> None:
     )
 
 
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_draws_are_named_by_slot_episode_epoch_and_step(epoch: int) -> None:
+    """Where every action is a random one, philox alone says which, and where episodes start."""
+    tape = act(60, slots=slice(1, 4), epsilons=[1, 1, 1], seed=9, epoch=epoch)
+    found = episodes(tape)
+    assert len(found) > 3 * 2
+    for uid, blocks in found.items():
+        slot, episode = (uid >> 32) % 2**23, uid % 2**32
+        assert uid == episode_uid(epoch, slot, episode)
+        assert slot in (1, 2, 3)
+        actions = np.concatenate([b.action for b in blocks])
+        draws = philox.uniforms(
+            9, philox.Purpose.EXPLORATION, slot, episode, epoch, np.arange(len(actions))
+        )
+        np.testing.assert_array_equal(actions, np.floor(3 * draws[:, 1]))
+        start = int(philox.seeds(9, philox.Purpose.RESET, slot, episode, epoch))
+        first, _ = Clock(30).reset(seed=start)
+        np.testing.assert_array_equal(blocks[0].observation["observation"][0], first)
+
+
 def test_the_same_seed_gives_the_same_experience_and_another_seed_another() -> None:
     assert contents(act(60)) == contents(act(60))
     assert contents(act(60)) != contents(act(60, seed=6))
 
 
 class Broken(Clock):
-    """Gives a reward that is not a number at the given step of its episodes of odd key."""
+    """Gives a reward that is not a number at step 13 of its episodes of odd key."""
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         observation, reward, terminated, truncated, info = super().step(action)
-        if self.t == 9 and self.key % 2:
+        if self.t == 13 and self.key % 2:
             reward = float("nan")
         return observation, reward, terminated, truncated, info
 
@@ -228,56 +298,141 @@ def test_an_episode_with_a_reward_that_is_not_finite_is_dropped_whole() -> None:
     vector = SyncVectorEnv([Broken] * 4, autoreset_mode=AutoresetMode.DISABLED)
     tape = Tape()
     actor = make_actor(tape, env=registry.wrap(vector, "tests/Clock-v0", {}))
-
-    def act() -> None:
-        for _ in range(300):
-            actor.step()
-
-    with pytest.warns(RuntimeWarning, match=r"slot \d.*episode \d+, step 9: the episode is drop"):
-        act()
+    with pytest.warns(RuntimeWarning, match=r"slot \d.*episode \d+, step 13: the episode is drop"):
+        take_turns(actor, 300)
     dropped = actor.counts()["dropped_episodes"]
     assert dropped > 0
     assert len(tape.dropped) == dropped, "two blocks of 4 had been sent of each"
+    assert not {i.episode for i in tape.items} & set(tape.dropped)
     for uid, blocks in episodes(tape).items():
         key, length = blocks[0].observation["observation"][0, [2, 1]]
         if uid in tape.dropped:
             assert key % 2
-            assert sum(b.steps for b in blocks) <= 8
+            # The third block and the first window were ready in the step that failed: not sent.
+            assert sum(b.steps for b in blocks) == 8
         elif blocks[-1].last:
-            assert key % 2 == 0 or length < 9
+            assert key % 2 == 0 or length < 13
         assert all(np.isfinite(b.reward).all() for b in blocks)
 
 
-def test_a_refresh_takes_the_latest_parameters_and_items_carry_the_oldest_version() -> None:
+def test_a_fault_in_an_episodes_first_block_leaves_nothing_to_drop_in_replay() -> None:
+    class BrokenAtOnce(Clock):
+        def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+            observation, reward, *rest = super().step(action)
+            return (observation, reward if self.key % 2 else float("inf"), *rest)
+
+    vector = SyncVectorEnv([BrokenAtOnce] * 4, autoreset_mode=AutoresetMode.DISABLED)
     tape = Tape()
-    config = R2D2Config(**{**CONFIG.__dict__, "refresh_period": 6})
-    actor = make_actor(tape, config=config, longest=40)
-    for turn in range(200):
+    actor = make_actor(tape, env=registry.wrap(vector, "tests/Clock-v0", {}))
+    with pytest.warns(RuntimeWarning, match="step 1: the episode is dropped"):
+        take_turns(actor, 20)
+    assert actor.counts()["dropped_episodes"] > 0
+    assert tape.dropped == []
+
+
+def test_an_actor_is_ready_when_replay_wants_steps_and_there_are_parameters() -> None:
+    class Sated(Tape):
+        def wants_insert(self) -> bool:
+            return False
+
+    assert make_actor(Tape()).ready()
+    assert not make_actor(Sated()).ready()
+    assert not make_actor(Tape(), parameters=Parameters()).ready()
+
+
+def published(actor: Actor, parameters: Parameters, turns: int) -> None:
+    """Let the actor act, with version t published before turn t."""
+    vector = FlatParameters(Counter(clock_spec())).numpy()
+    for turn in range(turns):
+        parameters.publish(Version(0, turn), vector)
         actor.step()
-        vector = np.zeros(16, np.float32)
-        vector[:3] = [0.5, -0.25, 0.125]
-        actor._parameters.publish(Version(0, turn + 1), vector)
-    # A refresh happens at turns 0, 6, 12, ...: version v acts in turns v .. v + 5.
-    assert {i.version % 6 for i in tape.items} == {0}
-    assert actor.metrics()["lag_updates"] == 200 - 198
+
+
+def test_an_item_carries_the_version_that_acted_where_its_prefix_begins() -> None:
+    """One slot and a new version at each of its steps, so that versions count the steps."""
+    tape, parameters = Tape(), Parameters()
+    config = replace(CONFIG, refresh_period=1)
+    actor = make_actor(tape, config=config, slots=slice(0, 1), parameters=parameters, longest=40)
+    published(actor, parameters, 200)
+    first_turn = 0
+    seen = 0
     for uid, blocks in episodes(tape).items():
-        versions = [i.version for i in tape.items if i.episode == uid]
-        assert versions == sorted(versions)
-        assert len(blocks) > 0
+        for item in (i for i in tape.items if i.episode == uid):
+            begin = item.start - item.prefix
+            assert item.version == first_turn + begin // 4 * 4, "of the block it begins in"
+            seen += begin > 0
+        first_turn += sum(b.steps for b in blocks)
+    assert seen > 10
 
 
-def test_returns_by_rung_are_reported_raw() -> None:
-    tape = Tape()
-    actor = make_actor(tape)
-    for _ in range(100):
+def test_parameters_are_fetched_every_refresh_period_steps() -> None:
+    """At turns 0, 6, 12, ...: version v acts in turns v .. v + 5."""
+    tape, parameters = Tape(), Parameters()
+    actor = make_actor(tape, config=replace(CONFIG, refresh_period=6), parameters=parameters)
+    published(actor, parameters, 200)
+    assert {i.version % 6 for i in tape.items} == {0}
+    assert len({i.version for i in tape.items}) > 20
+    assert actor.metrics()["lag_updates"] == 199 - 198
+
+
+def test_fetched_parameters_are_acted_with() -> None:
+    """Slots that never explore take the action that the parameters name."""
+    tape, parameters = Tape(), Parameters()
+    actor = make_actor(
+        tape,
+        config=replace(CONFIG, refresh_period=1),
+        network=Constant(clock_spec()),
+        parameters=parameters,
+        epsilons=[0, 0, 0, 0],
+    )
+    for turn in range(100):
+        parameters.publish(Version(0, turn), np.full(16, turn % 3, np.float32))
         actor.step()
+    whole = [blocks for blocks in episodes(tape).values() if blocks[0].episode % 2**32 == 0]
+    assert len(whole) == 4
+    for blocks in whole:  # the first episodes, which began at turn 0
+        actions = np.concatenate([b.action for b in blocks])
+        np.testing.assert_array_equal(actions, np.arange(len(actions)) % 3)
+
+
+class Timer(Clock):
+    """A clock whose episodes all terminate after `steps` steps, having paid 1 + 2 + ... + steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.length, self.truncates = self.steps, False
+        return self._observation(), {}
+
+
+def test_returns_are_reported_raw_once_and_by_rung_of_the_ladder() -> None:
+    """Trap 24: of 8 slots the 2 that explore least and the 2 that explore most."""
+    steps = [1, 2, 3, 3, 3, 3, 4, 6]  # of an episode in each slot
+    made = SyncVectorEnv([partial(Timer, n) for n in steps], autoreset_mode=AutoresetMode.DISABLED)
+    actor = make_actor(
+        Tape(),
+        slots=slice(0, 8),
+        env=registry.wrap(made, "tests/Clock-v0", {}),
+        epsilons=[0.7, 0.8, 0.2, 0.3, 0.4, 0.5, 0.1, 0.0],
+    )
+    take_turns(actor, 12)
     figures = actor.metrics()
-    ends = [b for b in tape.blocks if b.last]
-    lengths = [b.observation["observation"][-1, 0] for b in ends]
-    assert figures["return_mean"] == pytest.approx(np.mean([n * (n + 1) / 2 for n in lengths]))
-    assert {"return_mean_exploiting", "return_mean_exploring"} <= figures.keys()
-    assert actor.counts()["env_steps"] == 400
-    assert "return_mean" not in actor.metrics(), "each episode is reported once"
+    episodes = 12 + 6 + 4 * 4 + 3 + 2
+    assert figures["return_mean"] == pytest.approx(
+        (12 * 1 + 6 * 3 + 4 * 4 * 6 + 3 * 10 + 2 * 21) / episodes
+    )
+    assert figures["return_mean_exploring"] == pytest.approx((12 * 1 + 6 * 3) / (12 + 6))
+    assert figures["return_mean_exploiting"] == pytest.approx((3 * 10 + 2 * 21) / (3 + 2))
+    assert figures["episode_steps_mean"] == pytest.approx(8 * 12 / episodes)
+    assert actor.counts() == {
+        "env_steps": 8 * 12,
+        "episodes": episodes,
+        "dropped_episodes": 0,
+    }
+    assert actor.metrics() == {"lag_updates": 0}, "each episode is reported once"
 
 
 def test_episode_uids_differ_by_epoch_slot_and_number() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.agents.acting import Policy
-from recollect.agents.evaluating import Evaluator, evaluate
+from recollect.agents.evaluating import Evaluator, evaluate, evaluation_seeds
 from recollect.agents.learning import FlatParameters
 from recollect.envs import registry
+from recollect.maths import philox
 from recollect.parameters import Parameters, Version
 from tests.agents import clockwork
-from tests.agents.clockwork import Counter
+from tests.agents.clockwork import Constant, Counter
 
 
 def spec() -> Any:
@@ -70,34 +74,138 @@ def test_trap_31_memory_previous_action_and_reward_begin_anew_with_each_episode(
     assert starts >= 9
 
 
-def test_the_evaluator_takes_one_version_and_keeps_the_best() -> None:
-    parameters = Parameters()
-    network = Counter(spec())
-    vector = FlatParameters(network).numpy()
-    evaluator = Evaluator(
-        parameters,
-        make_policy=lambda: Policy(Counter(spec()), spec()),
-        make_env=env,
-        episodes=5,
-        period=10,
-        seed=1,
+def test_random_actions_depend_on_the_seed_the_episode_and_its_step_alone() -> None:
+    """With an epsilon of 1 the return of Payday is the sum of the actions that philox draws."""
+    payday = registry.env_spec("tests/Payday-v0", {"steps": 5})
+    policy = Policy(Constant(payday), payday)
+    draws = philox.uniforms(
+        4, philox.Purpose.EVALUATION, 0, np.arange(7)[:, None], 0, np.arange(5)[None]
     )
+    expected = np.floor(3 * draws[..., 1]).sum(1)
+    for slots in (1, 3, 7):
+        made = registry.make("tests/Payday-v0", slots, {"steps": 5})
+        np.testing.assert_array_equal(evaluate(policy, made, 7, 4, epsilon=1.0).returns, expected)
+
+
+def test_evaluation_is_greedy_unless_told_otherwise() -> None:
+    payday = registry.env_spec("tests/Payday-v0")
+    policy, made = Policy(Constant(payday), payday), registry.make("tests/Payday-v0", 5)
+    assert evaluate(policy, made, 40, seed=4).returns.tolist() == [2] * 40
+    draws = philox.uniforms(4, philox.Purpose.EVALUATION, 0, np.arange(40), 0, 0)
+    now_and_then = np.where(draws[:, 0] < 0.5, np.floor(3 * draws[:, 1]), 2)
+    assert 0 < (now_and_then < 2).mean() < 0.5
+    played = evaluate(policy, made, 40, seed=4, epsilon=0.5)
+    np.testing.assert_array_equal(played.returns, now_and_then)
+
+
+def test_starts_of_evaluation_are_drawn_by_episode_and_are_none_of_trainings() -> None:
+    numbers = np.arange(50)
+    starts = evaluation_seeds(5, numbers)
+    assert len(set(starts)) == 50
+    assert not set(starts) & set(evaluation_seeds(6, numbers))
+    assert not set(starts) & set(philox.seeds(5, philox.Purpose.RESET, 0, numbers, 0))
+
+
+def test_a_step_in_which_a_slot_resets_itself_is_not_counted() -> None:
+    """Trap 18: an environment that resets itself in the step after an episode's end."""
+    made = SyncVectorEnv([partial(clockwork.Clock, 12)] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
+    own_resets = registry.wrap(made, "tests/Clock-v0", {}, masked_reset=False)
+    played = evaluate(Policy(Counter(spec()), spec()), own_resets, 20, seed=4)
+    assert played.lengths.max() <= 12
+    np.testing.assert_array_equal(played.returns, played.lengths * (played.lengths + 1) / 2)
+
+
+def make_evaluator(parameters: Parameters, **settings: Any) -> Evaluator:
+    words = {"episodes": 5, "period": 10, "seed": 1} | settings
+    make = {"make_policy": lambda: Policy(Counter(spec()), spec()), "make_env": env}
+    return Evaluator(parameters, **(make | words))
+
+
+def test_an_evaluation_is_due_at_multiples_of_the_period_however_late_the_last_one_was() -> None:
+    parameters = Parameters()
+    evaluator = make_evaluator(parameters, period=10)
+    vector = FlatParameters(Counter(spec())).numpy()
     assert not evaluator.ready()
-    parameters.publish(Version(0, 9), vector)
-    assert not evaluator.ready()
-    parameters.publish(Version(0, 13), vector)
-    assert evaluator.ready()
+    due = []
+    for update in range(1, 41):
+        if update % 4 == 0 and update != 20:  # published at 4, 8, 12, 16, 24, ...
+            parameters.publish(Version(0, update), vector)
+        if evaluator.ready():
+            evaluator.step()
+            due.append(update)
+            assert not evaluator.ready(), "once per version"
+    assert due == [12, 24, 32, 40]
+    assert evaluator.counts() == {"evaluations": 4, "failed_evaluations": 0}
+    parameters.publish(Version(1, 3), vector)
+    assert evaluator.ready(), "a restarted learner's parameters are newer than any before"
     evaluator.step()
-    assert not evaluator.ready(), "once per version"
-    figures = evaluator.metrics()
-    assert figures["version_updates"] == 13
+    parameters.publish(Version(1, 9), vector)
+    assert not evaluator.ready()
+    parameters.publish(Version(1, 10), vector)
+    assert evaluator.ready()
+
+
+def test_an_evaluations_figures_are_given_once() -> None:
+    parameters = Parameters()
+    evaluator = make_evaluator(parameters, episodes=5, seed=1)
+    evaluator.step()
+    assert evaluator.metrics() == {}, "nothing has been published"
+    parameters.publish(Version(0, 13), FlatParameters(Counter(spec())).numpy())
+    evaluator.step()
+    lengths = evaluate(Policy(Counter(spec()), spec()), env(5), 5, seed=1).lengths
+    returns = lengths * (lengths + 1) / 2
+    assert np.mean(returns) != np.median(returns)
+    assert evaluator.metrics() == {
+        "return_mean": np.mean(returns),
+        "return_median": np.median(returns),
+        "episode_steps_mean": np.mean(lengths),
+        "version_updates": 13,
+    }
     assert evaluator.metrics() == {}
-    best = evaluator.best()
-    assert best is not None
-    assert best[0] == figures["return_mean"]
-    assert evaluator.counts() == {"evaluations": 1, "failed_evaluations": 0}
-    parameters.publish(Version(0, 20), vector)
-    assert evaluator.ready(), "due at multiples of the period, however late the last one was"
+
+
+def test_the_evaluator_keeps_the_best_parameters_and_of_equal_ones_the_latest() -> None:
+    """On Payday the return is the parameter."""
+    payday = registry.env_spec("tests/Payday-v0")
+    parameters = Parameters()
+    evaluator = make_evaluator(
+        parameters,
+        make_policy=lambda: Policy(Constant(payday), payday),
+        make_env=lambda slots: registry.make("tests/Payday-v0", slots),
+        period=1,
+    )
+    assert evaluator.best() is None
+    best = []
+    for version, action in enumerate([1, 0, 2, 1, 2, 0], start=1):
+        parameters.publish(Version(0, version), np.full(16, action))
+        evaluator.step()
+        score, kept = evaluator.best() or pytest.fail("there is no best")
+        assert kept.vector[0] == score
+        best.append((score, kept.version.updates))
+    assert best == [(1, 1), (1, 1), (2, 3), (2, 3), (2, 5), (2, 5)]
+
+
+def test_an_evaluator_explores_if_it_is_told_to_and_uses_no_more_slots_than_it_needs() -> None:
+    payday = registry.env_spec("tests/Payday-v0")
+    parameters = Parameters()
+    parameters.publish(Version(0, 1), np.full(16, 2))
+    slots = []
+
+    def make_env(count: int) -> Any:
+        slots.append(count)
+        return registry.make("tests/Payday-v0", count)
+
+    for episodes in (3, 40):
+        evaluator = make_evaluator(
+            parameters,
+            make_policy=lambda: Policy(Constant(payday), payday),
+            make_env=make_env,
+            episodes=episodes,
+            epsilon=1.0,
+        )
+        evaluator.step()
+        assert evaluator.metrics()["return_mean"] < 2
+    assert slots == [3, Policy.ROWS]
 
 
 def test_a_fault_in_evaluation_names_the_episode() -> None:
@@ -105,8 +213,6 @@ def test_a_fault_in_evaluation_names_the_episode() -> None:
         def step(self, action: int) -> Any:
             observation, reward, *rest = super().step(action)
             return (observation * np.nan, reward, *rest)
-
-    import gymnasium
 
     if "tests/Faulty-v0" not in gymnasium.registry:
         gymnasium.register("tests/Faulty-v0", entry_point=Faulty)
