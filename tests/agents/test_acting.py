@@ -395,6 +395,14 @@ def test_fetched_parameters_are_acted_with() -> None:
         np.testing.assert_array_equal(actions, np.arange(len(actions)) % 3)
 
 
+def test_acting_goes_on_where_nothing_newer_is_published() -> None:
+    actor = make_actor(Tape(), config=replace(CONFIG, refresh_period=1))
+    assert actor.metrics() == {}, "nothing has been done yet"
+    take_turns(actor, 3)
+    assert actor.counts()["env_steps"] == 3 * 4
+    assert actor.metrics()["lag_updates"] == 0
+
+
 class Timer(Clock):
     """A clock whose episodes all terminate after `steps` steps, having paid 1 + 2 + ... + steps."""
 
@@ -435,9 +443,15 @@ def test_returns_are_reported_raw_once_and_by_rung_of_the_ladder() -> None:
     assert actor.metrics() == {"lag_updates": 0}, "each episode is reported once"
 
 
-def test_episode_uids_differ_by_epoch_slot_and_number() -> None:
-    uids = {episode_uid(e, s, n) for e in (0, 1, 200) for s in (0, 1, 2**23 - 1) for n in (0, 7)}
-    assert len(uids) == 3 * 3 * 2
+def test_episode_uids_are_ordered_by_epoch_slot_and_number() -> None:
+    last_slot, last_episode = 2**23 - 1, 2**32 - 1
+    uids = [
+        episode_uid(epoch, slot, episode)
+        for epoch in (0, 1, 200)
+        for slot in (0, 1, last_slot)
+        for episode in (0, 7, last_episode)
+    ]
+    assert uids == sorted(set(uids))
     assert max(uids) < 2**63
 
 

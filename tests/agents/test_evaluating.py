@@ -14,6 +14,7 @@ from recollect.agents.acting import Policy
 from recollect.agents.evaluating import Evaluator, evaluate, evaluation_seeds
 from recollect.agents.learning import FlatParameters
 from recollect.envs import registry
+from recollect.envs.vector import VectorEnv
 from recollect.maths import philox
 from recollect.parameters import Parameters, Version
 from tests.agents import clockwork
@@ -27,6 +28,12 @@ def spec() -> Any:
 
 def env(slots: int) -> Any:
     return registry.make("tests/Clock-v0", slots, {"longest": 12})
+
+
+def resetting_itself(make: Any, slots: int) -> VectorEnv:
+    """A vector that spends the step after an episode's end on its own reset."""
+    vector = SyncVectorEnv([make] * slots, autoreset_mode=AutoresetMode.NEXT_STEP)
+    return registry.wrap(vector, "tests/Own-v0", {}, masked_reset=False)
 
 
 def test_every_episode_is_played_once_whatever_the_number_of_slots() -> None:
@@ -82,9 +89,10 @@ def test_random_actions_depend_on_the_seed_the_episode_and_its_step_alone() -> N
         4, philox.Purpose.EVALUATION, 0, np.arange(7)[:, None], 0, np.arange(5)[None]
     )
     expected = np.floor(3 * draws[..., 1]).sum(1)
-    for slots in (1, 3, 7):
-        made = registry.make("tests/Payday-v0", slots, {"steps": 5})
-        np.testing.assert_array_equal(evaluate(policy, made, 7, 4, epsilon=1.0).returns, expected)
+    made = [registry.make("tests/Payday-v0", slots, {"steps": 5}) for slots in (1, 3, 7)]
+    made.append(resetting_itself(partial(clockwork.Payday, 5), 3))
+    for vector in made:
+        np.testing.assert_array_equal(evaluate(policy, vector, 7, 4, epsilon=1.0).returns, expected)
 
 
 def test_evaluation_is_greedy_unless_told_otherwise() -> None:
@@ -107,10 +115,9 @@ def test_starts_of_evaluation_are_drawn_by_episode_and_are_none_of_trainings() -
 
 
 def test_a_step_in_which_a_slot_resets_itself_is_not_counted() -> None:
-    """Trap 18: an environment that resets itself in the step after an episode's end."""
-    made = SyncVectorEnv([partial(clockwork.Clock, 12)] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
-    own_resets = registry.wrap(made, "tests/Clock-v0", {}, masked_reset=False)
-    played = evaluate(Policy(Counter(spec()), spec()), own_resets, 20, seed=4)
+    """Trap 18."""
+    vector = resetting_itself(partial(clockwork.Clock, 12), 3)
+    played = evaluate(Policy(Counter(spec()), spec()), vector, 20, seed=4)
     assert played.lengths.max() <= 12
     np.testing.assert_array_equal(played.returns, played.lengths * (played.lengths + 1) / 2)
 

@@ -14,10 +14,9 @@ import pytest
 import torch
 
 from recollect.agents import r2d2, wiring
-from recollect.agents.acting import Actor
 from recollect.agents.r2d2 import Learner, R2D2Config
 from recollect.envs import registry
-from recollect.maths import rescaling
+from recollect.maths import philox, rescaling
 from recollect.parameters import Parameters
 from recollect.replay.batch import Batch
 from recollect.replay.store import Replay
@@ -106,6 +105,24 @@ def test_switches_of_the_target() -> None:
     assert target(rewards="raw", double_q=False) == 50 + 0.5 * 7
     assert target(rewards="raw", reward_scale=0.1) == 0.1 * 50 + 0.5 * 2
     assert target(rewards="clipped", reward_scale=0.01) == 0.5 + 0.5 * 2
+
+
+def test_rescaling_epsilon_reaches_h_and_its_inverse() -> None:
+    config = replace(CONFIG, n_step=1, rescaling_epsilon=0.1)
+    q, one = torch.tensor([[[2.0]]]), torch.ones(1, 1)
+    y = r2d2.targets(q, q, 5 * one, 0.5 * one, None, config)
+    bootstrap = rescaling.inverse_rescale(2 * one, 0.1)
+    torch.testing.assert_close(y, rescaling.rescale(5 + 0.5 * bootstrap, 0.1))
+
+
+def test_the_mask_reaches_the_returns() -> None:
+    """Of three steps the last is padding: the second bootstraps from the observation after it."""
+    config = replace(CONFIG, n_step=2, rewards="raw")
+    q = torch.tensor([3.0, 5.0, 700.0])[:, None, None]
+    r_t, discount_t = torch.tensor([[1.0], [2.0], [400.0]]), torch.full((3, 1), 0.5)
+    mask = torch.tensor([[True], [True], [False]])
+    y = r2d2.targets(q, q, r_t, discount_t, mask, config)[:, 0]
+    assert y.tolist() == [1 + 0.5 * 2 + 0.25 * 5, 2 + 0.5 * 5, 0]
 
 
 def test_trap_21_clipping_and_rescaling_are_one_switch_and_cannot_both_be_on() -> None:
@@ -235,6 +252,7 @@ def test_trap_12_actor_and_learner_give_the_same_priority() -> None:
         replace(CONFIG, rewards="clipped"),
         replace(CONFIG, burn_in=0),
         replace(CONFIG, priority_exponent=0.5),
+        replace(CONFIG, eta=0.2),
         replace(CONFIG, sequences="trajectories", burn_in=0),
     ):
         learner, replay, _ = parts(config)
@@ -310,10 +328,13 @@ def test_apply_is_adam_elementwise() -> None:
     np.testing.assert_allclose(learner.online_parameters.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_gradient_is_that_of_the_loss_by_finite_differences() -> None:
-    learner, replay, _ = parts(replace(CONFIG, max_gradient_norm=1e9))
+@pytest.mark.parametrize("huber", [0.0, 0.3])
+def test_gradient_is_that_of_the_loss_by_finite_differences(huber: float) -> None:
+    """The loss is summed over a window, weighted by importance and averaged over the batch."""
+    learner, replay, _ = parts(replace(CONFIG, max_gradient_norm=1e9, huber=huber))
     batch = sample(replay, 5)
-    vector = learner.gradients(batch).vector.clone().double().numpy()
+    gradients = learner.gradients(batch)
+    vector = gradients.vector.clone().double().numpy()
     flat = learner.online_parameters.vector
     rng = np.random.default_rng(0)
     direction = torch.from_numpy(rng.normal(size=flat.shape).astype(np.float32))
@@ -327,7 +348,10 @@ def test_gradient_is_that_of_the_loss_by_finite_differences() -> None:
             flat.sub_(step * direction)
             chosen = q[:-1].gather(-1, action[..., None])[..., 0]
             errors = torch.where(learned, y - chosen, 0).double()
-            return float((weights * 0.5 * errors.square().sum(0)).mean())
+            size = errors.abs()
+            line = huber * (size - huber / 2)
+            losses = torch.where(size < huber, errors**2 / 2, line) if huber else errors**2 / 2
+            return float((weights * losses.sum(0)).mean())
 
     with torch.no_grad():
         q_online, q_target, fields = learner.q_values(batch)
@@ -336,6 +360,8 @@ def test_gradient_is_that_of_the_loss_by_finite_differences() -> None:
         y = r2d2.targets(q_online[1:], q_target[1:], r, d, m, CONFIG)
         raw = (batch.size * batch.probabilities) ** -CONFIG.importance_exponent
         weights = torch.from_numpy(raw / raw.max())
+    assert gradients.figures["loss"] == pytest.approx(loss(0.0), rel=1e-5)
+    assert len(set(weights.tolist())) > 1
     numeric = (loss(1e-3) - loss(-1e-3)) / 2e-3
     assert numeric == pytest.approx(float(vector @ direction.double().numpy()), rel=2e-2)
 
@@ -400,6 +426,111 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted() -> None:
     learner.step()
     assert learner.updates == 1
     assert replay.metrics()
+
+
+def watched(learner: Learner) -> list[tuple[Batch, Any]]:
+    """The batches a learner takes from now on, each with the gradients it made of it."""
+    seen: list[tuple[Batch, Any]] = []
+    make = learner.gradients
+
+    def gradients(batch: Batch) -> Any:
+        made = make(batch)
+        seen.append((batch, replace(made, vector=made.vector.clone())))
+        return made
+
+    learner.gradients = gradients  # type: ignore[method-assign]
+    return seen
+
+
+def test_a_step_writes_its_priorities_to_the_items_it_drew() -> None:
+    learner, replay, _ = parts()
+    seen, written = watched(learner), []
+    replay.update_priorities = lambda *call: written.append(call)
+    learner.step()
+    [(batch, gradients)], [(slots, uids, priorities)] = seen, written
+    np.testing.assert_array_equal(slots, batch.slots)
+    np.testing.assert_array_equal(uids, batch.uids)
+    np.testing.assert_array_equal(priorities, gradients.priorities)
+    assert len(set(priorities)) > 1
+
+
+def test_counts_are_those_of_the_batches_learned_from() -> None:
+    learner, _, _ = parts()
+    seen = watched(learner)
+    for _ in range(3):
+        learner.step()
+    batches = [batch for batch, _ in seen]
+    learned = sum(batch.learned.sum() for batch in batches)
+    mid_episode = sum(batch.mid_episode.sum() for batch in batches)
+    assert 0 < mid_episode < 3 * 7 < learned < 3 * 7 * 8
+    assert learner.counts() == {
+        "updates": 3,
+        "skipped_updates": 0,
+        "learned_steps": learned,
+        "learned_windows": 3 * 7,
+        "learned_windows_mid_episode": mid_episode,
+    }
+
+
+def test_metrics_are_means_over_the_updates_since_the_last_call() -> None:
+    learner, _, _ = parts()
+    assert learner.metrics() == {}
+    seen = watched(learner)
+    for _ in range(3):
+        learner.step()
+    figures = learner.metrics()
+    assert learner.metrics() == {}
+    for name in ("loss", "gradient_norm", "absolute_error_mean", "q_mean"):
+        assert figures[name] == pytest.approx(np.mean([g.figures[name] for _, g in seen]))
+    assert figures["lag_updates"] == (0 + 1 + 2) / 3, "all steps were taken with version 0"
+
+
+def test_figures_are_means_over_learned_steps() -> None:
+    learner, replay, _ = parts()
+    batch = sample(replay, 9)
+    q = learner.q_values(batch)[0][:-1].detach().numpy()
+    learned, action = (x[CONFIG.burn_in :] for x in (batch.learned, batch.action))
+    chosen = np.take_along_axis(q, action[..., None], -1)[..., 0]
+    gradients = learner.gradients(batch)
+    assert gradients.figures["q_mean"] == pytest.approx(chosen[learned].mean(), rel=1e-4)
+    # Of eta max + (1 - eta) mean, with the eta 0 of another learner, only the mean is left.
+    mean_only = Learner(
+        replace(CONFIG, eta=0.0),
+        replay,
+        Parameters(),
+        partial(wiring.q_network, CONFIG, spec(), 3),
+        seed=3,
+    )
+    means = mean_only.gradients(batch).priorities
+    expected = (means * learned.sum(0)).sum() / learned.sum()
+    assert gradients.figures["absolute_error_mean"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_items_are_drawn_by_numbers_of_the_seed_the_epoch_and_the_update() -> None:
+    numbers = np.arange(CONFIG.batch_size)
+    for epoch in (0, 2):
+        _, replay, _ = parts()
+        make = partial(wiring.q_network, CONFIG, spec(), 3)
+        learner = Learner(CONFIG, replay, Parameters(), make, seed=11, epoch=epoch)
+        asked, draw = [], replay.sample
+        replay.sample = lambda uniforms, asked=asked, draw=draw: (
+            asked.append(uniforms) or draw(uniforms)
+        )
+        for _ in range(3):
+            learner.step()
+        for update, uniforms in enumerate(asked):
+            expected = philox.uniforms(11, philox.Purpose.SAMPLING, numbers, 0, epoch, update)
+            np.testing.assert_array_equal(uniforms, expected[:, 0])
+
+
+def test_a_learner_publishes_once_it_is_made_with_its_epoch() -> None:
+    parameters = Parameters()
+    make = partial(Counter, spec())
+    learner = Learner(CONFIG, None, parameters, make, seed=3, epoch=4)
+    latest = parameters.latest()
+    assert latest.version == (4, 0)
+    np.testing.assert_array_equal(latest.vector, learner.online_parameters.numpy())
+    np.testing.assert_array_equal(latest.vector, learner.target_parameters.numpy())
 
 
 def test_same_seed_same_updates() -> None:
@@ -478,20 +609,6 @@ def test_paper_defaults() -> None:
         400,
     )
     assert (c.learning_rate, c.adam_epsilon, c.gamma, c.eta) == (1e-4, 1e-3, 0.997, 0.9)
-
-
-def test_trap_23_the_ladder_is_by_global_slot_over_processes() -> None:
-    config = replace(CONFIG, actors=5, actor_processes=2)
-    ladder = [0.4 ** (1 + 7 * i / 4) for i in range(5)]
-    found: list[float] = []
-    for process in range(2):
-        env_spec = spec()
-        make = partial(wiring.q_network, config, env_spec, 3)
-        actor: Actor = wiring.make_actor(
-            config, env_spec, 3, process, make, None, replay=None, parameters=None
-        )
-        found += list(actor._epsilons)
-    np.testing.assert_allclose(found, ladder)
 
 
 def test_the_file_can_be_read_in_one_sitting_and_its_table_is_true() -> None:
