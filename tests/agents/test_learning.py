@@ -46,6 +46,28 @@ def test_gradients_gather_in_the_vector_and_gaps_stay_zero() -> None:
     assert start == len(flat.vector)
 
 
+def test_each_parameter_starts_on_a_line_of_64_bytes_and_none_is_lost() -> None:
+    """15 and 5 weights and biases take a line each, 7 by 20 weights of the LSTM take 9."""
+    module = network()
+    flat = FlatParameters(module)
+    base = flat.vector.data_ptr()
+    places = [(p.data_ptr() - base) // 64 for p in module.parameters()]
+    sizes = [p.numel() for p in module.parameters()]
+    assert sizes == [15, 5, 28 * 5, 28 * 7, 28, 28]
+    assert places == [0, 1, 2, 2 + 9, 11 + 13, 24 + 2]
+    assert flat.vector.shape == flat.gradient.shape == (16 * (26 + 2),)
+
+
+def test_what_is_not_learned_has_a_place_and_no_gradient() -> None:
+    module = torch.nn.Linear(3, 2)
+    module.bias.requires_grad_(False)
+    flat = FlatParameters(module)
+    module(torch.ones(1, 3)).sum().backward()
+    assert module.bias.grad is None
+    assert flat.gradient.tolist() == [1] * 6 + [0] * 26
+    np.testing.assert_array_equal(flat.numpy()[16:18], module.bias.numpy())
+
+
 def test_a_vector_of_another_network_is_refused() -> None:
     with pytest.raises(ValueError, match="have 5 numbers and the network wants"):
         FlatParameters(network()).load(np.zeros(5, np.float32))
@@ -55,6 +77,27 @@ def test_load_and_numpy_are_inverse() -> None:
     a, b = FlatParameters(network(0)), FlatParameters(network(1))
     b.load(a.numpy())
     assert torch.equal(a.vector, b.vector)
+
+
+def test_vectors_given_and_taken_are_copies() -> None:
+    flat = FlatParameters(network())
+    taken = flat.numpy()
+    given = np.full_like(taken, 3)
+    flat.load(given)
+    assert taken[0] != 3
+    given[:] = 4
+    assert flat.vector[0] == 3
+    arrays = named_arrays(network())
+    named = network()
+    load_named_arrays(named, arrays)
+    before = arrays["0.bias"].copy()
+    with torch.no_grad():
+        named[0].bias.add_(1)
+    np.testing.assert_array_equal(arrays["0.bias"], before)
+    kept = named_arrays(named)
+    with torch.no_grad():
+        named[0].bias.add_(1)
+    np.testing.assert_allclose(kept["0.bias"], before + 1)
 
 
 def test_clip_by_norm_scales_only_what_is_too_long() -> None:
@@ -75,6 +118,17 @@ def test_named_arrays_round_trip_and_misfits_are_named() -> None:
         load_named_arrays(target, {k: v for k, v in arrays.items() if k != "0.bias"})
     with pytest.raises(ValueError, match=r"'0.bias'.*wants \(5,\), there is \(6,\)"):
         load_named_arrays(target, arrays | {"0.bias": np.zeros(6, np.float32)})
+    with pytest.raises(ValueError, match=r"'3.bias'.*wants nothing of that name, there is \(5,\)"):
+        load_named_arrays(target, arrays | {"3.bias": np.zeros(5, np.float32)})
+
+
+def test_nothing_is_loaded_where_one_array_does_not_fit() -> None:
+    target = network(1)
+    before = named_arrays(target)
+    with pytest.raises(ValueError, match=r"'2.bias_hh_l0'"):
+        load_named_arrays(target, named_arrays(network(0)) | {"2.bias_hh_l0": np.zeros(1)})
+    for name, array in named_arrays(target).items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_tensors_share_memory_with_arrays() -> None:

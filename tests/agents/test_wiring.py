@@ -1,0 +1,318 @@
+"""What a config says reaches the parts it is meant for."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recollect.agents import acting, evaluating, r2d2, wiring
+from recollect.agents.learning import named_arrays
+from recollect.agents.r2d2 import R2D2Config
+from recollect.envs import registry
+from recollect.parameters import Parameters
+from recollect.replay.blocks import Block, BlockSpec
+from recollect.replay.store import BLOCK_OVERHEAD, ITEM_OVERHEAD, Item, Replay, memory_need
+from recollect.types import ConfigError
+from tests.agents import clockwork
+from tests.agents.clockwork import Counter
+from tests.agents.test_acting import Tape, contents, take_turns, windows_and_priorities
+
+CONFIG = R2D2Config(
+    actors=5,
+    burn_in=3,
+    trace_length=8,
+    period=4,
+    n_step=3,
+    gamma=0.9,
+    refresh_period=7,
+    replay_steps=24,
+    min_replay_steps=8,
+    replay_ratio=2.0,
+    batch_size=2,
+    torso_sizes=(12,),
+    pre_core=9,
+    hidden=6,
+    head_hidden=5,
+)
+
+
+def spec(longest: int = 30) -> Any:
+    assert clockwork.Clock
+    return registry.env_spec("tests/Clock-v0", {"longest": longest})
+
+
+# -- replay ----------------------------------------------------------------------------------------
+
+
+def replay(config: R2D2Config) -> tuple[Replay, BlockSpec]:
+    blocks = wiring.block_spec(config, spec(), 3)
+    return wiring.make_replay(config, blocks), blocks
+
+
+def insert(store: Replay, blocks: BlockSpec, episode: int, priority: float = 1.0) -> None:
+    """A whole episode of 4 steps: one block and one window."""
+    block = Block.build(
+        blocks,
+        episode=episode,
+        index=0,
+        observations={"observation": np.zeros((5, 3), np.float32)},
+        actions=np.zeros(4, np.int64),
+        rewards=np.zeros(4, np.float32),
+        discounts=np.zeros(4, np.float32),
+        states=np.zeros((len(blocks.state_offsets), 3), np.float32),
+        previous_action=np.int64(-1),
+        previous_reward=np.float32(0),
+        last=True,
+    )
+    item = Item(episode, start=0, prefix=0, learned=4, tail=0, priority=priority, version=0)
+    store.insert([block], [item])
+
+
+def test_learning_waits_for_the_least_and_acting_for_learning() -> None:
+    """Acting waits once learning is behind by a batch and by a block of every slot.
+
+    That is by 2 x 8 learned steps and by 2 x 4 x 5; each block beyond the first 8 steps owes 2 x 4.
+    """
+    store, blocks = replay(replace(CONFIG, replay_steps=100))
+    wants = []
+    for episode in range(10):
+        insert(store, blocks, episode)
+        wants.append((store.wants_sample(), store.wants_insert()))
+    behind = [2 * 4 * max(0, k - 2) for k in range(1, 11)]
+    assert wants == [(k >= 2, behind[k - 1] < 2 * 8 + 2 * 4 * 5) for k in range(1, 11)]
+    assert [insert for _, insert in wants] == [True] * 8 + [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "chances"),
+    [
+        ({"priority_exponent": 0.5}, {1 / (1 + 2), 2 / (1 + 2)}),
+        ({"priority_exponent": 1.0}, {1 / (1 + 4), 4 / (1 + 4)}),
+        ({"prioritized": False}, {1 / 2}),
+    ],
+)
+def test_items_are_drawn_by_priority_to_the_exponent_or_uniformly(
+    settings: dict[str, Any], chances: set[float]
+) -> None:
+    """Two items, of priorities 1 and 4."""
+    store, blocks = replay(replace(CONFIG, **settings))
+    insert(store, blocks, 0, priority=1.0)
+    insert(store, blocks, 1, priority=4.0)
+    found = store.sample(np.linspace(0, 0.99, 20)).probabilities
+    assert sorted(set(found.round(9))) == pytest.approx(sorted(chances))
+
+
+def test_capacity_is_in_steps_or_where_bytes_are_given_in_bytes() -> None:
+    in_steps, blocks = replay(replace(CONFIG, replay_steps=24))
+    each = blocks.nbytes(4, True) + BLOCK_OVERHEAD + ITEM_OVERHEAD
+    in_bytes, _ = replay(replace(CONFIG, replay_steps=24, replay_bytes=9 * each + each // 2))
+    for episode in range(20):
+        insert(in_steps, blocks, episode)
+        insert(in_bytes, blocks, episode)
+    assert (in_steps.steps, len(in_steps)) == (24, 6)
+    assert (in_bytes.steps, len(in_bytes)) == (36, 9)
+
+
+def test_blocks_carry_the_states_that_windows_need_or_all() -> None:
+    blocks = wiring.block_spec(CONFIG, spec(), 11)
+    assert (blocks.period, blocks.state_size) == (4, 11)
+    assert blocks.state_offsets == (0, 1), "a prefix of 3 begins one step into a block of 4"
+    assert blocks.observation == spec().observation
+    assert blocks.action == spec().action.array
+    whole = wiring.block_spec(replace(CONFIG, keep_states=True), spec(), 11)
+    assert whole.state_offsets == (0, 1, 2, 3)
+
+
+# -- actors ----------------------------------------------------------------------------------------
+
+
+def told(
+    config: R2D2Config, process: int, monkeypatch: pytest.MonkeyPatch, longest: int = 30
+) -> SimpleNamespace:
+    """All that `make_actor` tells the actor of this process."""
+    monkeypatch.setattr(acting, "Actor", SimpleNamespace)
+    make = partial(Counter, spec(longest))
+    actor: Any = wiring.make_actor(
+        config, spec(longest), 3, process, make, None, replay="replay", parameters="parameters"
+    )
+    return actor
+
+
+def test_an_actor_is_told_what_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = told(replace(CONFIG, eta=0.2), 0, monkeypatch, longest=17)
+    assert (actor.n_step, actor.gamma, actor.eta, actor.refresh_period) == (3, 0.9, 0.2, 7)
+    assert (actor.seed, actor.replay, actor.parameters) == (3, "replay", "parameters")
+    assert actor.windows == CONFIG.windows()
+    assert actor.block_spec == wiring.block_spec(CONFIG, spec(), Counter.state_size)
+    assert (actor.env.spec.id, actor.env.spec.kwargs) == ("tests/Clock-v0", {"longest": 17})
+
+
+def test_trap_23_the_ladder_is_by_global_slot_over_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(CONFIG, actor_processes=2, epsilon_base=0.5, epsilon_alpha=3.0)
+    actors = [told(config, process, monkeypatch) for process in range(2)]
+    assert [actor.first_slot for actor in actors] == [0, 3]
+    assert [actor.env.num_envs for actor in actors] == [3, 2]
+    ladder = [0.5 ** (1 + 3 * i / 4) for i in range(5)]
+    np.testing.assert_allclose(np.concatenate([a.epsilons for a in actors]), ladder)
+
+
+def test_slots_spread_over_processes_change_no_bit_of_the_experience() -> None:
+    """With a real network, whose rounding depends on a slot's row: see `Policy.ROWS`."""
+
+    def experience(processes: int) -> tuple[dict[Any, bytes], dict[Any, Item]]:
+        config = replace(CONFIG, actor_processes=processes)
+        make = partial(wiring.q_network, config, spec(), 3)
+        errors = partial(r2d2.absolute_errors, config=config)
+        parameters, tape = Parameters(), Tape()
+        r2d2.Learner(config, None, parameters, make, seed=3)  # publishes
+        for process in range(processes):
+            actor = wiring.make_actor(
+                config, spec(), 3, process, make, errors, replay=tape, parameters=parameters
+            )
+            take_turns(actor, 60)
+        return contents(tape), windows_and_priorities(tape)
+
+    one = experience(1)
+    assert len(one[0]) > 5 * 60 / 4
+    assert experience(2) == one
+
+
+# -- evaluator -------------------------------------------------------------------------------------
+
+
+def test_an_evaluator_is_told_what_the_config_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluator(parameters: Any, **words: Any) -> SimpleNamespace:
+        return SimpleNamespace(parameters=parameters, **words)
+
+    monkeypatch.setattr(evaluating, "Evaluator", evaluator)
+    config = replace(CONFIG, evaluation_episodes=6, evaluation_period=50, evaluation_epsilon=0.125)
+    made: Any = wiring.make_evaluator(
+        config, spec(17), 3, partial(Counter, spec(17)), parameters="parameters"
+    )
+    assert (made.parameters, made.seed) == ("parameters", 3)
+    assert (made.episodes, made.period, made.epsilon) == (6, 50, 0.125)
+    vector = made.make_env(4)
+    assert (vector.num_envs, vector.spec) == (4, spec(17))
+    assert isinstance(made.make_policy().network, Counter)
+
+
+# -- program ---------------------------------------------------------------------------------------
+
+
+def test_a_program_has_an_actor_a_process_and_an_evaluator_if_it_has_a_period() -> None:
+    services = {"replay": "replay", "parameters": "parameters"}
+    program = r2d2.program(replace(CONFIG, actor_processes=2), spec(), 3)
+    assert [(part.name, part.holds) for part in program.parts] == [
+        ("parameters", {}),
+        ("replay", {}),
+        ("learner", services),
+        ("actor/0", services),
+        ("actor/1", services),
+        ("evaluator", {"parameters": "parameters"}),
+    ]
+    silent = r2d2.program(replace(CONFIG, evaluation_period=0), spec(), 3)
+    assert [part.name for part in silent.parts] == ["parameters", "replay", "learner", "actor/0"]
+
+
+def test_a_program_is_told_the_seed_and_makes_every_network_of_it() -> None:
+    program = r2d2.program(CONFIG, spec(), 3)
+    made: dict[str, Any] = {}
+    for part in program.parts:
+        made[part.name] = part.factory(**{word: made[name] for word, name in part.holds.items()})
+    expected = named_arrays(wiring.q_network(CONFIG, spec(), 3))
+    for network in (made["learner"].network, made["learner"].target, program.policy().network):
+        for name, array in named_arrays(network).items():
+            np.testing.assert_array_equal(array, expected[name])
+    assert made["learner"].seed == 3
+
+
+def test_a_program_needs_the_bytes_it_may_use_or_those_of_its_steps() -> None:
+    assert r2d2.program(replace(CONFIG, replay_bytes=10**6), spec(), 3).replay_bytes == 10**6
+    blocks = wiring.block_spec(CONFIG, spec(), 2 * CONFIG.hidden)
+    need = memory_need(blocks, CONFIG.windows(), 24)
+    assert r2d2.program(CONFIG, spec(), 3).replay_bytes == need
+
+
+# -- network ---------------------------------------------------------------------------------------
+
+
+def parameters(config: R2D2Config = CONFIG, seed: int = 3) -> dict[str, list[Any]]:
+    return {k: v.tolist() for k, v in named_arrays(wiring.q_network(config, spec(), seed)).items()}
+
+
+def test_the_first_parameters_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = parameters()
+    assert torch.equal(torch.rand(3), expected), "nobody else's random numbers are used up"
+    assert parameters() == first
+    assert parameters(seed=4) != first
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"torso_sizes": (12, 12)},
+        {"pre_core": 10},
+        {"core": "gru"},
+        {"hidden": 7},
+        {"head_hidden": 6},
+        {"duelling": False},
+        {"previous_action": False},
+        {"previous_reward": False},
+        {"forget_bias": 0.0},
+    ],
+)
+def test_each_setting_of_the_network_reaches_it(settings: dict[str, Any]) -> None:
+    assert parameters(replace(CONFIG, **settings)) != parameters()
+
+
+def test_numbered_actions_are_wanted() -> None:
+    pendulum = registry.env_spec("Pendulum-v1")
+    with pytest.raises(ConfigError, match=r"Pendulum-v1 has continuous actions \(Box\(1,\)\)"):
+        wiring.q_network(CONFIG, pendulum, 3)
+
+
+def test_a_network_of_ones_own_is_found_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is called with what it needs to know, its random numbers drawn from the seed alone."""
+    text = (
+        "import torch\n"
+        "def make(env_spec, config):\n"
+        "    return env_spec, config, torch.rand(1).item()\n"
+    )
+    (tmp_path / "a_network_here.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    made: Any = wiring.q_network(CONFIG, spec(), 3, "a_network_here:make")
+    again: Any = wiring.q_network(CONFIG, spec(), 3, "a_network_here:make")
+    assert made[:2] == (spec(), CONFIG)
+    assert made == again
+    assert sys.path.count(str(tmp_path)) == 1
+    monkeypatch.delitem(sys.modules, "a_network_here")
+
+
+@pytest.mark.parametrize("name", ["tests.agents.clockwork", ":Counter", "tests.agents.clockwork:"])
+def test_a_network_is_named_by_module_and_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="a network is named module:name, got '"):
+        wiring.load_network(name)
+
+
+@pytest.mark.parametrize("name", ["no_such_module:Net", "tests.agents.clockwork:NoSuch"])
+def test_a_network_that_cannot_be_imported_is_refused_by_name(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"network '{name}' cannot be imported: .*(no_such|NoSuch)"
+    ):
+        wiring.load_network(name)
