@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 import recollect
+from recollect.agents.learning import named_arrays
 from recollect.run import checkpoint
 from recollect.run.folder import RunFolder
 from recollect.run.metrics import read_metrics, without_wall_clock
+from tests.agents import clockwork
 
+assert clockwork.Clock, "importing it registers tests/Clock-v0"
 QUICK = {"min_replay_steps": 500, "evaluation_period": 20, "evaluation_episodes": 4}
 
 
@@ -97,6 +100,71 @@ def test_best_and_last_are_both_kept(first: recollect.Run) -> None:
     assert recollect.evaluate(first, episodes=3, which="last")["which"] == "last"
     with pytest.raises(recollect.ConfigError, match="did you mean last"):
         recollect.load(first, "lasst")
+
+
+@pytest.fixture(scope="module")
+def brief(tmp_path_factory: pytest.TempPathFactory) -> recollect.Run:
+    """A run evaluated once, at update 48, and last published on its own at update 64."""
+    return recollect.train(
+        "r2d2",
+        env="tests/Clock-v0",
+        network="tests.agents.clockwork:Counter",
+        run_dir=tmp_path_factory.mktemp("brief") / "run",
+        seed=7,
+        env_steps=600,
+        min_replay_steps=200,
+        burn_in=4,
+        trace_length=8,
+        period=4,
+        n_step=2,
+        batch_size=16,
+        publish_period=16,
+        evaluation_period=48,
+        evaluation_episodes=3,
+    )
+
+
+def test_last_is_what_the_last_update_made_and_best_what_was_evaluated(
+    brief: recollect.Run,
+) -> None:
+    last, best = recollect.load(brief, "last"), recollect.load(brief, "best")
+    assert 64 < brief.updates < 80
+    assert last.meta["updates"] == brief.updates, "published once more at the end"
+    assert last.meta["env_steps"] == last.env_steps == brief.env_steps
+    assert best.meta["updates"] == 48
+    assert best.env_steps < last.env_steps
+    assert not equal(parameters(brief, "last"), parameters(brief, "best"))
+    for agent in (last, best):
+        assert equal(named_arrays(agent.policy.network), parameters(brief, agent.which))
+
+
+def test_the_best_score_is_of_the_evaluators_episodes(brief: recollect.Run) -> None:
+    again = recollect.evaluate(brief, episodes=3, seed=7, which="best")
+    assert recollect.load(brief, "best").meta["score"] == again["return_mean"]
+    [row] = [r for r in read_metrics(brief.folder) if "evaluator/return_mean" in r]
+    assert (row["evaluator/return_mean"], row["evaluator/version_updates"]) == (
+        again["return_mean"],
+        48,
+    )
+
+
+def test_a_run_ends_with_20_greedy_episodes_of_its_last_parameters(brief: recollect.Run) -> None:
+    again = recollect.evaluate(brief, episodes=20, seed=7, which="last")
+    assert brief.return_mean == again["return_mean"]
+    assert brief.return_mean != recollect.evaluate(brief, episodes=19, seed=7)["return_mean"]
+    *_, row = read_metrics(brief.folder)
+    assert (row["final/return_mean"], row["final/episodes"]) == (brief.return_mean, 20)
+
+
+def test_a_run_says_what_was_done(brief: recollect.Run) -> None:
+    *_, row = read_metrics(brief.folder)
+    assert (row["env_steps"], row["updates"]) == (brief.env_steps, brief.updates)
+    assert row["run/learned_windows"] == 16 * brief.updates
+    share = row["run/learned_windows_mid_episode"] / row["run/learned_windows"]
+    assert brief.mid_episode_share == share
+    assert 0 < share < 1
+    status = json.loads((brief.folder / "status.json").read_text())
+    assert (status["state"], status["env_steps"]) == ("finished", brief.env_steps)
 
 
 def test_a_folder_that_holds_something_is_left_alone(first: recollect.Run) -> None:
