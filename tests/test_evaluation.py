@@ -14,6 +14,7 @@ import recollect
 from recollect import presets
 from recollect.agents.acting import Policy
 from recollect.agents.learning import named_arrays
+from recollect.envs import registry
 from recollect.evaluation import LoadedAgent
 from tests.agents import clockwork
 
@@ -38,16 +39,21 @@ class Adder(torch.nn.Module):
         return torch.nn.functional.one_hot(taken, 10).float()[None], recurrent_state + 1
 
 
+def loaded(job: Any, policy: Policy) -> LoadedAgent:
+    env, space = registry.describe(job.env.id, job.env.kwargs)
+    return LoadedAgent(policy, env, space, job.as_dict(), META)
+
+
 def adder() -> LoadedAgent:
     job = recollect.prepare("r2d2", env="recollect/Recall-v0", env_kwargs={"cues": 10})
-    return LoadedAgent(Policy(Adder(), job.env), job.env, job.as_dict(), META)
+    return loaded(job, Policy(Adder(), job.env))
 
 
 def made(env: str, network: str) -> LoadedAgent:
     """An agent that nobody trained."""
     job = recollect.prepare("r2d2", env=env, network=f"tests.agents.clockwork:{network}")
     program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
-    return LoadedAgent(program.policy(), job.env, job.as_dict(), META)
+    return loaded(job, program.policy())
 
 
 def test_an_agent_acts_by_its_previous_action_the_reward_and_its_memory() -> None:

@@ -51,7 +51,7 @@ class Payday(gymnasium.Env):
     """An episode of `steps` steps that pays each action's number."""
 
     def __init__(self, steps: int = 1) -> None:
-        self.observation_space = gymnasium.spaces.Box(0, steps, (1,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(0, 100, (1,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(3)
         self.steps = steps
 

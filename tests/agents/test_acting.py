@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.agents import r2d2, wiring
@@ -443,6 +444,14 @@ def test_returns_are_reported_raw_once_and_by_rung_of_the_ladder() -> None:
     assert actor.metrics() == {"lag_updates": 0}, "each episode is reported once"
 
 
+def test_a_single_slot_is_the_most_and_the_least_exploring_one() -> None:
+    actor = make_actor(Tape(), slots=slice(0, 1))
+    take_turns(actor, 60)
+    figures = actor.metrics()
+    assert figures["return_mean_exploiting"] == figures["return_mean"]
+    assert figures["return_mean_exploring"] == figures["return_mean"]
+
+
 def test_episode_uids_are_ordered_by_epoch_slot_and_number() -> None:
     last_slot, last_episode = 2**23 - 1, 2**32 - 1
     uids = [
@@ -471,6 +480,24 @@ def test_policy_rows_do_not_depend_on_each_other() -> None:
     others = np.arange(21) != 3
     np.testing.assert_array_equal(again[others], values[others])
     assert (again[3] != values[3]).any()
+
+
+def test_a_slot_is_computed_in_the_row_of_its_global_number() -> None:
+    """Modulo `ROWS`, whichever slots are computed with it."""
+
+    class Row(Constant):
+        """Values say in which row of a batch of `ROWS` they were computed."""
+
+        def forward(self, *inputs: Any) -> Any:
+            values, state = super().forward(*inputs)
+            assert values.shape[1] == Policy.ROWS
+            return torch.arange(Policy.ROWS)[None, :, None].expand_as(values), state
+
+    for first_slot, slots in ((0, 3), (5, 30), (Policy.ROWS + 3, 2)):
+        policy = Policy(Row(clock_spec()), clock_spec(), first_slot)
+        values, _ = policy({"observation": np.zeros((slots, 3), np.float32)}, policy.start(slots))
+        expected = np.arange(first_slot, first_slot + slots) % Policy.ROWS
+        np.testing.assert_array_equal(values[:, 0], expected)
 
 
 def test_gymnasium_clock_is_a_proper_environment() -> None:

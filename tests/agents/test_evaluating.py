@@ -179,6 +179,7 @@ def test_the_evaluator_keeps_the_best_parameters_and_of_equal_ones_the_latest() 
         parameters,
         make_policy=lambda: Policy(Constant(payday), payday),
         make_env=lambda slots: registry.make("tests/Payday-v0", slots),
+        episodes=40,
         period=1,
     )
     assert evaluator.best() is None
@@ -226,3 +227,25 @@ def test_a_fault_in_evaluation_names_the_episode() -> None:
     policy = Policy(Counter(spec()), spec())
     with pytest.raises(RuntimeError, match=r"evaluation episode 0.*tests/Faulty-v0"):
         evaluate(policy, registry.make("tests/Faulty-v0", 2), 2, seed=0)
+
+
+def test_a_fault_in_a_slot_that_has_played_its_share_is_no_fault() -> None:
+    class Once(clockwork.Payday):
+        """Whole in its first episode and broken ever after."""
+
+        episodes = 0
+
+        def reset(self, **words: Any) -> Any:
+            self.episodes += 1
+            return super().reset(**words)
+
+        def step(self, action: int) -> Any:
+            observation, reward, *rest = super().step(action)
+            return (observation, reward if self.episodes == 1 else float("nan"), *rest)
+
+    made = [partial(Once, steps=1), partial(Once, steps=6)]
+    vector = registry.wrap(
+        SyncVectorEnv(made, autoreset_mode=AutoresetMode.DISABLED), "tests/Once-v0", {}
+    )
+    payday = registry.env_spec("tests/Payday-v0")
+    assert evaluate(Policy(Constant(payday), payday), vector, 2, seed=0).lengths.tolist() == [1, 6]

@@ -20,6 +20,7 @@ from recollect.maths import philox, rescaling
 from recollect.parameters import Parameters
 from recollect.replay.batch import Batch
 from recollect.replay.store import Replay
+from recollect.replay.windows import Windows
 from recollect.types import ConfigError
 from tests.agents import clockwork
 from tests.agents.clockwork import Counter
@@ -598,17 +599,34 @@ def test_contradictions_are_refused(settings: dict[str, Any], message: str) -> N
         replace(CONFIG, **settings)
 
 
+def test_windows_are_those_of_the_settings() -> None:
+    assert CONFIG.windows() == Windows(burn_in=3, trace=8, period=4, tail=3)
+    shortened = replace(CONFIG, n_step_tail="shorten")
+    assert shortened.windows() == Windows(burn_in=3, trace=8, period=4, tail=0)
+    whole = replace(CONFIG, sequences="trajectories", burn_in=0, n_step=9)
+    assert whole.windows() == Windows.trajectories(4), "however long n_step is"
+
+
 def test_paper_defaults() -> None:
-    """C-3, S0-4, S0-5, S1-9, S2-8, S2-12: table 2 of the paper."""
+    """C-3, S0-4, S0-5, S1-9, S2-8, S2-12: section 2.3 and table 2 of the paper."""
     c = R2D2Config()
     assert (c.actors, c.n_step, c.trace_length, c.burn_in, c.period) == (256, 5, 80, 40, 40)
-    assert (c.replay_steps, c.batch_size, c.target_period, c.refresh_period) == (
-        4_000_000,
-        64,
-        2500,
-        400,
-    )
+    assert (c.replay_steps, c.batch_size) == (4_000_000, 64)
+    assert (c.target_period, c.refresh_period) == (2500, 400)
     assert (c.learning_rate, c.adam_epsilon, c.gamma, c.eta) == (1e-4, 1e-3, 0.997, 0.9)
+    assert (c.hidden, c.head_hidden, c.core, c.duelling) == (512, 512, "lstm", True)
+    assert (c.previous_action, c.previous_reward, c.double_q) == (True, True, True)
+    assert (c.start_state, c.prioritized, c.huber, c.decay_updates) == ("stored", True, 0, 0)
+
+
+def test_defaults_that_the_paper_takes_from_ape_x() -> None:
+    c = R2D2Config()
+    assert (c.epsilon_base, c.epsilon_alpha) == (0.4, 7)
+    assert (c.min_replay_steps, c.max_gradient_norm) == (50_000, 40)
+
+
+def test_trap_15_the_epsilon_of_rescaling_is_a_thousandth() -> None:
+    assert R2D2Config().rescaling_epsilon == 1e-3
 
 
 def test_the_file_can_be_read_in_one_sitting_and_its_table_is_true() -> None:

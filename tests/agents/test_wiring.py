@@ -310,9 +310,9 @@ def test_a_network_is_named_by_module_and_name(name: str) -> None:
         wiring.load_network(name)
 
 
-@pytest.mark.parametrize("name", ["no_such_module:Net", "tests.agents.clockwork:NoSuch"])
-def test_a_network_that_cannot_be_imported_is_refused_by_name(name: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"network '{name}' cannot be imported: .*(no_such|NoSuch)"
-    ):
+def test_a_network_that_cannot_be_imported_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="network 'no_such_module:Net': there is no module 'no_"):
+        wiring.load_network("no_such_module:Net")
+    name = "tests.agents.clockwork:NoSuch"
+    with pytest.raises(ConfigError, match=f"network '{name}' cannot be imported: .* 'NoSuch'"):
         wiring.load_network(name)
