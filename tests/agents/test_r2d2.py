@@ -320,12 +320,12 @@ def test_gradients_change_no_parameter_and_apply_copies_no_target() -> None:
 
 
 def test_apply_is_adam_elementwise() -> None:
-    """One step from zero moments: theta - lr g / (|g| + eps)."""
-    learner, replay, _ = parts()
+    """One step from zero moments: theta - lr g / (|g| + eps), along whatever vector is given."""
+    learner, _, _ = parts(steps=0)
     before = learner.online_parameters.numpy()
-    gradient = learner.gradients(sample(replay)).vector.clone().numpy()
-    learner.apply(torch.from_numpy(gradient))
-    expected = before - CONFIG.learning_rate * gradient / (abs(gradient) + CONFIG.adam_epsilon)
+    given = np.linspace(-1e-2, 1e-2, len(before), dtype=np.float32)
+    learner.apply(torch.from_numpy(given))
+    expected = before - CONFIG.learning_rate * given / (abs(given) + CONFIG.adam_epsilon)
     np.testing.assert_allclose(learner.online_parameters.numpy(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -524,11 +524,19 @@ def test_items_are_drawn_by_numbers_of_the_seed_the_epoch_and_the_update() -> No
             np.testing.assert_array_equal(uniforms, expected[:, 0])
 
 
-def test_a_learner_publishes_once_it_is_made_with_its_epoch() -> None:
+def test_a_learner_begins_with_one_network_in_both_roles_and_publishes_it() -> None:
+    made: list[Counter] = []
+
+    def make() -> Counter:
+        made.append(Counter(spec()))
+        with torch.no_grad():
+            made[-1].weight.fill_(len(made))  # another one each time
+        return made[-1]
+
     parameters = Parameters()
-    make = partial(Counter, spec())
     learner = Learner(CONFIG, None, parameters, make, seed=3, epoch=4)
     latest = parameters.latest()
+    assert latest.vector[0] == 1
     assert latest.version == (4, 0)
     np.testing.assert_array_equal(latest.vector, learner.online_parameters.numpy())
     np.testing.assert_array_equal(latest.vector, learner.target_parameters.numpy())
@@ -597,6 +605,10 @@ def test_delta_q_without_states_says_what_to_set() -> None:
 def test_contradictions_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(CONFIG, **settings)
+
+
+def test_a_slot_to_each_process_is_enough() -> None:
+    assert replace(CONFIG, actors=5, actor_processes=5).actor_processes == 5
 
 
 def test_windows_are_those_of_the_settings() -> None:
