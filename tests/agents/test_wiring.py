@@ -137,8 +137,9 @@ def test_blocks_carry_the_states_that_windows_need_or_all() -> None:
 def told(
     config: R2D2Config, process: int, monkeypatch: pytest.MonkeyPatch, longest: int = 30
 ) -> SimpleNamespace:
-    """All that `make_actor` tells the actor of this process."""
+    """All that `make_actor` tells the actor of this process, and its policy."""
     monkeypatch.setattr(acting, "Actor", SimpleNamespace)
+    monkeypatch.setattr(acting, "Policy", lambda *told: told)
     make = partial(Counter, spec(longest))
     actor: Any = wiring.make_actor(
         config, spec(longest), 3, process, make, None, replay="replay", parameters="parameters"
@@ -161,6 +162,7 @@ def test_trap_23_the_ladder_is_by_global_slot_over_processes(
     config = replace(CONFIG, actor_processes=2, epsilon_base=0.5, epsilon_alpha=3.0)
     actors = [told(config, process, monkeypatch) for process in range(2)]
     assert [actor.first_slot for actor in actors] == [0, 3]
+    assert [first_slot for _, _, first_slot in (actor.policy for actor in actors)] == [0, 3]
     assert [actor.env.num_envs for actor in actors] == [3, 2]
     ladder = [0.5 ** (1 + 3 * i / 4) for i in range(5)]
     np.testing.assert_allclose(np.concatenate([a.epsilons for a in actors]), ladder)
@@ -184,6 +186,7 @@ def test_slots_spread_over_processes_change_no_bit_of_the_experience() -> None:
 
     one = experience(1)
     assert len(one[0]) > 5 * 60 / 4
+    assert {uid >> 32 for uid, _ in one[0]} == set(range(5)), "slots 0 to 4 of epoch 0"
     assert experience(2) == one
 
 
@@ -234,6 +237,7 @@ def test_a_program_is_told_the_seed_and_makes_every_network_of_it() -> None:
         for name, array in named_arrays(network).items():
             np.testing.assert_array_equal(array, expected[name])
     assert made["learner"].seed == 3
+    assert made["parameters"].version() == (0, 0), "of epoch 0, before the first update"
 
 
 def test_a_program_needs_the_bytes_it_may_use_or_those_of_its_steps() -> None:
