@@ -19,7 +19,9 @@ from recollect.agents.r2d2 import R2D2Config
 from recollect.envs import registry
 from recollect.parameters import Parameters
 from recollect.replay.blocks import Block, BlockSpec
-from recollect.replay.store import BLOCK_OVERHEAD, ITEM_OVERHEAD, Item, Replay, memory_need
+from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD
+from recollect.replay.episodes import Item
+from recollect.replay.store import Replay, memory_need
 from recollect.types import ConfigError
 from tests.agents import clockwork
 from tests.agents.clockwork import Counter
