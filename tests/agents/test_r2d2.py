@@ -489,6 +489,9 @@ def test_metrics_are_means_over_the_updates_since_the_last_call() -> None:
 def test_figures_are_means_over_learned_steps() -> None:
     learner, replay, _ = parts()
     batch = sample(replay, 9)
+    batch = replace_batch(
+        batch, reward=batch.reward * np.resize([1, -1], 9)
+    )  # errors of both signs
     q = learner.q_values(batch)[0][:-1].detach().numpy()
     learned, action = (x[CONFIG.burn_in :] for x in (batch.learned, batch.action))
     chosen = np.take_along_axis(q, action[..., None], -1)[..., 0]
@@ -517,9 +520,10 @@ def test_items_are_drawn_by_numbers_of_the_seed_the_epoch_and_the_update() -> No
         replay.sample = lambda uniforms, asked=asked, draw=draw: (
             asked.append(uniforms) or draw(uniforms)
         )
+        learner.skipped = 5  # none of these draws is made again
         for _ in range(3):
             learner.step()
-        for update, uniforms in enumerate(asked):
+        for update, uniforms in enumerate(asked, start=5):
             expected = philox.uniforms(11, philox.Purpose.SAMPLING, numbers, 0, epoch, update)
             np.testing.assert_array_equal(uniforms, expected[:, 0])
 

@@ -239,6 +239,8 @@ def test_a_program_is_told_the_seed_and_makes_every_network_of_it() -> None:
         for name, array in named_arrays(network).items():
             np.testing.assert_array_equal(array, expected[name])
     assert made["learner"].seed == 3
+    take_turns(made["actor/0"], CONFIG.period + 1)
+    assert made["replay"].steps == 5 * 4, "a block of every slot, its errors made"
     assert made["parameters"].version() == (0, 0), "of epoch 0, before the first update"
 
 
