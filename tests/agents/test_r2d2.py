@@ -95,14 +95,16 @@ def test_switches_of_the_target() -> None:
     """X-2: clipped and raw rewards; DRQN's maximum of the target network instead of double Q."""
     q_online = torch.tensor([[[1.0, 3.0]]])
     q_target = torch.tensor([[[7.0, 2.0]]])
-    r_t, discount_t = torch.tensor([[50.0]]), torch.tensor([[0.5]])
+    discount_t = torch.tensor([[0.5]])
 
-    def target(**switches: Any) -> float:
+    def target(reward: float = 50.0, **switches: Any) -> float:
         config = replace(CONFIG, n_step=1, **switches)
+        r_t = torch.tensor([[reward]])
         return float(r2d2.targets(q_online, q_target, r_t, discount_t, None, config))
 
     assert target(rewards="raw") == 50 + 0.5 * 2
     assert target(rewards="clipped") == 1 + 0.5 * 2
+    assert target(-50.0, rewards="clipped") == -1 + 0.5 * 2
     assert target(rewards="raw", double_q=False) == 50 + 0.5 * 7
     assert target(rewards="raw", reward_scale=0.1) == 0.1 * 50 + 0.5 * 2
     assert target(rewards="clipped", reward_scale=0.01) == 0.5 + 0.5 * 2
@@ -484,6 +486,8 @@ def test_metrics_are_means_over_the_updates_since_the_last_call() -> None:
     for name in ("loss", "gradient_norm", "absolute_error_mean", "q_mean"):
         assert figures[name] == pytest.approx(np.mean([g.figures[name] for _, g in seen]))
     assert figures["lag_updates"] == (0 + 1 + 2) / 3, "all steps were taken with version 0"
+    later = replace_batch(seen[0][0], version=np.array([1] * 6 + [3]))
+    assert learner.gradients(later).figures["lag_updates"] == pytest.approx(3 - (6 + 3) / 7)
 
 
 def test_figures_are_means_over_learned_steps() -> None:

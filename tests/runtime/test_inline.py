@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count
 
 import pytest
 
 from recollect.program import Part, Program
 from recollect.roles import ACTOR, LEARNER, PARAMETERS
-from recollect.runtime.inline import Inline
+from recollect.runtime.inline import STUCK_AFTER, Inline
 
 
 class Tape:
@@ -72,3 +73,30 @@ def test_a_run_that_cannot_move_says_so() -> None:
     runtime = Inline(program(most=2))
     with pytest.raises(RuntimeError, match="cannot move: none of learner, actor/0, actor/1"):
         runtime.run(lambda counts: counts["env_steps"] >= 100)
+
+
+def test_a_run_that_only_pauses_goes_on() -> None:
+    """Two rounds in three nobody is ready, again and again."""
+
+    class Pausing(Worker):
+        asked = 0
+
+        def ready(self) -> bool:
+            self.asked += 1
+            return self.asked % STUCK_AFTER == 0
+
+    parts = (
+        Part("tape", PARAMETERS, Tape),
+        Part("actor/0", ACTOR, lambda tape: Pausing("actor/0", tape), {"tape": "tape"}),
+    )
+    runtime = Inline(Program(parts, policy=list))
+    runtime.run(lambda counts: counts["env_steps"] >= 5)
+    assert runtime.counts() == Counter(env_steps=5)
+
+
+def test_the_seconds_of_each_worker_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = count(100)
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    runtime = Inline(program())
+    runtime.run(lambda counts: counts["env_steps"] >= 6)
+    assert runtime.seconds == {"learner": 3, "actor/0": 3, "actor/1": 3}, "each turn took a tick"
