@@ -156,3 +156,15 @@ def test_wrong_arguments_are_named() -> None:
         philox.uniforms(1, 1, 0, 0, 0, np.array([1.5]))
     with pytest.raises(TypeError):
         philox.uniforms(1.5, 1, 0, 0, 0, 0)  # type: ignore[arg-type]
+
+
+def test_purposes_keep_their_numbers() -> None:
+    """They are part of every recorded run: with another number it would not repeat."""
+    assert {purpose.name: purpose.value for purpose in Purpose} == {
+        "EXPLORATION": 1,
+        "RESET": 2,
+        "SAMPLING": 3,
+        "EVALUATION": 4,
+        "EVALUATION_RESET": 5,
+        "INITIALISATION": 6,
+    }
