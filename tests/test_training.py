@@ -51,10 +51,10 @@ def test_the_same_seed_gives_the_same_metrics_twice(first: recollect.Run, tmp_pa
     assert not equal(parameters(first), parameters(train(tmp_path / "other", seed=8)))
 
 
-def test_turning_evaluation_off_changes_no_bit_of_the_training(
+def test_trap_24_turning_evaluation_off_changes_no_bit_of_the_training(
     first: recollect.Run, tmp_path: Path
 ) -> None:
-    """Trap 24: the evaluator adds no data and draws from keys of its own."""
+    """The evaluator adds no data and draws from keys of its own."""
     silent = train(tmp_path / "silent", evaluation_period=0)
     assert equal(parameters(first), parameters(silent))
     with pytest.raises(checkpoint.CheckpointError):

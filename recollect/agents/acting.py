@@ -233,7 +233,6 @@ class Actor:
         )
         self._state_row = np.full(period, -1)
         self._state_row[list(self._spec.state_offsets)] = range(len(self._spec.state_offsets))
-        self._every_state = len(self._spec.state_offsets) == period
         self._block_previous = self._spec.action.zeros(slots)
         self._block_previous_reward = np.zeros(slots, np.float32)
         # History rows: up to n_step steps whose error is open, then the block in the making.

@@ -240,7 +240,6 @@ class Learner:
         for p in self.target.parameters():
             p.requires_grad_(False)
         self._flat = torch.nn.Parameter(self.online_parameters.vector)
-        self._flat.grad = self.online_parameters.gradient
         self._adam = torch.optim.Adam(
             [self._flat], lr=config.learning_rate, eps=config.adam_epsilon, fused=True
         )

@@ -36,8 +36,8 @@ def resetting_itself(make: Any, slots: int) -> VectorEnv:
     return registry.wrap(vector, "tests/Own-v0", {}, masked_reset=False)
 
 
-def test_every_episode_is_played_once_whatever_the_number_of_slots() -> None:
-    """Trap 24: the score is of exactly N greedy episodes; long ones are not cut or dropped."""
+def test_trap_24_every_episode_is_played_once_whatever_the_number_of_slots() -> None:
+    """The score is of exactly N greedy episodes; long ones are not cut or dropped."""
     policy = Policy(Counter(spec()), spec())
     reference = evaluate(policy, env(1), 10, seed=4)
     assert len(set(reference.lengths)) > 3

@@ -156,8 +156,8 @@ def test_trap_07_no_gradient_flows_through_burn_in() -> None:
     assert (start.grad[torch.from_numpy(batch.prefix)] == 0).all()
 
 
-def test_trap_08_each_network_burns_in_for_itself() -> None:
-    """Trap 30 too: target values of a batch do not depend on the online parameters, nor reverse."""
+def test_trap_08_and_trap_30_each_network_burns_in_for_itself() -> None:
+    """Target values of a batch do not depend on the online parameters, nor reverse."""
     learner, replay, _ = parts()
     batch = sample(replay)
     q_online, q_target, _ = learner.q_values(batch)
