@@ -1,6 +1,7 @@
 """Agents by name, and the settings they start from on a given environment and machine.
 
-A preset is a function from an environment to a config and a number of environment steps.
+A preset is a function from an environment, and the environment steps that are asked for if any, to
+a config and the environment steps to take.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from recollect.agents import r2d2
 from recollect.program import Program
 from recollect.types import ConfigError, EnvSpec
 
-Preset = Callable[[EnvSpec], tuple[Any, int]]
+Preset = Callable[[EnvSpec, int | None], tuple[Any, int]]
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,17 @@ class Agent:
     presets: dict[str, Preset]
 
 
-def paper(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
+def paper(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]:
     """The paper's settings, whatever the machine; 10 billion frames as for DMLab (section 2.3)."""
-    return r2d2.R2D2Config(), 10_000_000_000 // 4
+    return r2d2.R2D2Config(), steps or 10_000_000_000 // 4
 
 
-def small(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
-    """For vector observations on a processor: learns in seconds to minutes on one core."""
+def small(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]:
+    """For vector observations on a processor: learns in seconds to minutes on one core.
+
+    The learning rate falls to 0 over the run, however long it is.
+    """
+    steps = steps or 160_000
     return r2d2.R2D2Config(
         actors=16,
         refresh_period=8,
@@ -49,7 +54,7 @@ def small(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
         importance_exponent=0.4,
         batch_size=32,
         learning_rate=2e-3,
-        decay_updates=4_000,
+        decay_steps=steps,
         adam_epsilon=1e-5,
         gamma=0.99,
         target_period=100,
@@ -63,10 +68,10 @@ def small(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
         head_hidden=64,
         forget_bias=2.0,
         evaluation_period=250,
-    ), 160_000
+    ), steps
 
 
-def drqn_paper(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
+def drqn_paper(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]:
     """DRQN (Hausknecht and Stone 2015): zero state, 10 steps, uniform replay, plain Q-learning."""
     return replace(
         r2d2.R2D2Config(),
@@ -86,12 +91,12 @@ def drqn_paper(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
         max_gradient_norm=10.0,
         gamma=0.99,
         target_period=10_000,
-    ), 10_000_000
+    ), steps or 10_000_000
 
 
-def drqn_small(env: EnvSpec) -> tuple[r2d2.R2D2Config, int]:
+def drqn_small(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]:
     """DRQN's strategy (zero state, uniform, no burn-in) in the sizes of `small`."""
-    config, steps = small(env)
+    config, steps = small(env, steps)
     return replace(
         config,
         burn_in=0,
@@ -126,18 +131,22 @@ def agent(name: str) -> Agent:
     return AGENTS[name]
 
 
-def resolve(name: str, preset: str, env: EnvSpec) -> tuple[Any, int]:
+def resolve(
+    name: str, preset: str, env: EnvSpec, env_steps: int | None = None
+) -> tuple[Any, int]:
     """Config and environment steps of an agent's preset on an environment.
 
+    Args:
+        env_steps: how long the run is to be; None: as long as the preset says.
     Raises:
         ConfigError: unknown agent or preset, with the nearest one.
     """
     presets = agent(name).presets
     if preset == "auto":
-        return presets["small"](env)
+        return presets["small"](env, env_steps)
     if preset not in presets:
         raise nearest("preset", preset, [*presets, "auto"])
-    return presets[preset](env)
+    return presets[preset](env, env_steps)
 
 
 def with_settings(config: Any, settings: dict[str, Any]) -> Any:
@@ -156,7 +165,7 @@ def with_settings(config: Any, settings: dict[str, Any]) -> Any:
 
 def differences(name: str, config: Any, env: EnvSpec) -> list[str]:
     """One line for each setting that differs from the paper's."""
-    published, _ = agent(name).presets["paper"](env)
+    published, _ = agent(name).presets["paper"](env, None)
     return [
         f"{f.name} = {getattr(config, f.name)} (paper: {getattr(published, f.name)})"
         for f in fields(config)

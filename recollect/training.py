@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ from recollect.types import ConfigError, EnvSpec, NotFiniteError
 RUNTIMES = ("inline",)
 FINAL_EPISODES = 20
 ROWS_PER_RUN = 200
+MOST_STEPS_PER_ROW = 50_000
+SECONDS_PER_LOOK = 5.0
+"""Between two looks at a run whose rows are further apart."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Run:
 
     `return_mean` is NaN if the environment gave what is not finite in that evaluation, and `fault`
     says so. `mid_episode_share` is that of the learned windows which start in mid-episode.
-    `dropped_episodes` were dropped in training for such a fault.
+    `dropped_episodes` were dropped in training for such a fault. `best_mean` is of the best
+    parameters evaluated meanwhile, None if none were.
     """
 
     folder: Path
@@ -69,6 +72,7 @@ class Run:
     mid_episode_share: float
     dropped_episodes: int = 0
     fault: str = ""
+    best_mean: float | None = None
 
 
 def prepare(
@@ -96,9 +100,16 @@ def prepare(
         ConfigError: anything unknown or contradictory, in one line.
     """
     presets.agent(agent)
+    if not isinstance(env, str):
+        raise ConfigError(
+            f"env must be the id of a registered environment, such as 'CartPole-v1', got "
+            f"{type(env).__name__}: register yours (docs/own_environment.md) and give its id"
+        )
+    if env_steps is not None and env_steps < 1:
+        raise ConfigError(f"env_steps must be 1 or more, got {env_steps}")
     env_spec = registry.env_spec(env, env_kwargs)
     wiring.check_actions(env_spec)
-    base, steps = presets.resolve(agent, preset, env_spec)
+    base, steps = presets.resolve(agent, preset, env_spec, env_steps)
     chosen = presets.with_settings(base if config is None else config, settings or {})
     if runtime == "ray":
         raise ConfigError("runtime ray is not available in this version: use inline")
@@ -108,9 +119,7 @@ def prepare(
         wiring.check_network(network)
     if not 0 <= seed < 2**64:
         raise ConfigError(f"seed must be 0 or more and below 2^64, got {seed}")
-    if env_steps is not None and env_steps < 1:
-        raise ConfigError(f"env_steps must be 1 or more, got {env_steps}")
-    return Job(agent, env_spec, preset, chosen, seed, env_steps or steps, runtime, network)
+    return Job(agent, env_spec, preset, chosen, seed, steps, runtime, network)
 
 
 def train(
@@ -150,6 +159,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
 
     Raises:
         ConfigError: the folder holds something, or replay cannot fit in memory.
+        KeyboardInterrupt: after the last parameters, status and curve are written.
     """
     path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
     RunFolder(path).refuse_if_taken()  # before torch is loaded
@@ -168,6 +178,7 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
     folder = RunFolder.create(path, job.as_dict())
     title = f"{job.agent} on {job.env.id}, seed {job.seed}"
     started = time.perf_counter()
+    best, return_mean, fault, interrupted = -np.inf, float("nan"), "", False
     with (
         MetricsLog(folder) as log,
         Progress(job.env_steps, title, quiet=not verbose) as progress,
@@ -185,34 +196,40 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
             meta = {"env_steps": runtime.counts()["env_steps"], "updates": version, "score": score}
             checkpoint.save(folder.checkpoints, name, named_arrays(policy.network), meta)
 
-        period = max(1, job.env_steps // ROWS_PER_RUN)
-        best = -np.inf
+        period = min(max(1, job.env_steps // ROWS_PER_RUN), MOST_STEPS_PER_ROW)
         next_row = period
-        while True:
-            limit = min(next_row, job.env_steps)
-            runtime.run(partial(_reached, limit))
-            row = _row(runtime, started)
-            log.write(row)
-            progress.update(row)
-            evaluator = runtime.parts.get("evaluator")
-            if evaluator is not None and "evaluator/return_mean" in row:
-                score, published = evaluator.best()
-                if score > best or published.version.updates == row["evaluator/version_updates"]:
-                    best = score
-                    keep("best", published.vector, published.version.updates, score)
-            if row["env_steps"] >= job.env_steps:
-                break
-            next_row = int(row["env_steps"]) // period * period + period
+        try:
+            while True:
+                runtime.run(_until(min(next_row, job.env_steps), runtime, progress, started))
+                row = _row(runtime, started)
+                log.write(row)
+                progress.update(row)
+                evaluator = runtime.parts.get("evaluator")
+                if evaluator is not None and "evaluator/return_mean" in row:
+                    score, published = evaluator.best()
+                    version = published.version.updates
+                    if score > best or version == row["evaluator/version_updates"]:
+                        best = score
+                        keep("best", published.vector, version, score)
+                if row["env_steps"] >= job.env_steps:
+                    break
+                next_row = int(row["env_steps"]) // period * period + period
+        except KeyboardInterrupt:
+            interrupted = True
         runtime.parts["learner"].publish()
         latest = runtime.parts["parameters"].latest()
         keep("last", latest.vector, latest.version.updates, None)
-        return_mean, fault = _final_evaluation(job, policy)
+        if not interrupted:
+            return_mean, fault = _final_evaluation(job, policy)
         row = _row(runtime, started)
-        if not fault:
+        if not np.isnan(return_mean):
             row |= {"final/return_mean": return_mean, "final/episodes": FINAL_EPISODES}
         log.write(row)
-    folder.write_status({"state": "finished", "env_steps": row["env_steps"]})
+    state = "interrupted" if interrupted else "finished"
+    folder.write_status({"state": state, "env_steps": row["env_steps"]})
     curves.draw([folder.path], folder.curve)
+    if interrupted:
+        raise KeyboardInterrupt
     return Run(
         folder.path,
         return_mean,
@@ -222,11 +239,34 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
         row["run/learned_windows_mid_episode"] / max(1, row["run/learned_windows"]),
         int(row["run/dropped_episodes"]),
         fault,
+        None if best == -np.inf else float(best),
     )
 
 
-def _reached(limit: int, counts: Mapping[str, int]) -> bool:
-    return counts["env_steps"] >= limit
+def _until(
+    env_steps: int, runtime: Any, progress: Progress, started: float
+) -> Callable[[Mapping[str, int]], bool]:
+    """Whether so many steps are taken; until then it shows how the run stands, now and then."""
+    shown = time.perf_counter()
+
+    def reached(counts: Mapping[str, int]) -> bool:
+        nonlocal shown
+        now = time.perf_counter()
+        if now - shown > SECONDS_PER_LOOK:
+            shown = now
+            replay = runtime.parts["replay"].metrics()
+            progress.update(
+                {
+                    "env_steps": counts["env_steps"],
+                    "updates": counts["updates"],
+                    "seconds": now - started,
+                    "replay/fill": replay["fill"],
+                    "replay/bytes": replay["bytes"],
+                }
+            )
+        return counts["env_steps"] >= env_steps
+
+    return reached
 
 
 def _check_memory(job: Job, need: int) -> str:

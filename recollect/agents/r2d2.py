@@ -73,7 +73,7 @@ class R2D2Config:
     trace_length: int = 80  # steps learned from, m; table 2
     period: int = 40  # steps between the starts of two windows; table 2
     n_step: int = 5  # rewards summed before the bootstrap; table 2
-    n_step_tail: Literal["store", "shorten"] = "store"  # n more steps, or shorter n; departure 3
+    n_step_tail: Literal["store", "shorten"] = "store"  # n at a window's end, or less; departure 3
     start_state: Literal["stored", "zero"] = "stored"  # of a window; section 3
     sequences: Literal["windows", "trajectories"] = "windows"  # trajectories: whole episodes (DRQN)
 
@@ -88,7 +88,7 @@ class R2D2Config:
 
     batch_size: int = 64  # sequences; table 2
     learning_rate: float = 1e-4  # Adam; table 2
-    decay_updates: int = 0  # the rate falls linearly to 0 over so many updates, 0: never [ours]
+    decay_steps: int = 0  # environment steps over which the rate falls to 0; 0: it stays [ours]
     adam_epsilon: float = 1e-3  # Adam's epsilon; table 2
     max_gradient_norm: float = 40.0  # longer gradients are scaled down [Ape-X]
     huber: float = 0.0  # error from which the loss grows linearly, 0: nowhere; departure 4
@@ -149,7 +149,7 @@ _POSITIVE = (
 )
 _FRACTIONS = "epsilon_base gamma eta importance_exponent evaluation_epsilon"
 _COUNTS = (
-    "huber decay_updates epsilon_alpha burn_in replay_bytes min_replay_steps priority_exponent "
+    "huber decay_steps epsilon_alpha burn_in replay_bytes min_replay_steps priority_exponent "
     "pre_core head_hidden evaluation_period"
 )
 
@@ -326,8 +326,8 @@ class Learner:
     def apply(self, vector: Tensor) -> None:
         """One step of Adam along `vector` [P]; elementwise, and no target is copied."""
         self._flat.grad = vector
-        if decay := self.config.decay_updates:
-            left = max(0.0, 1 - self.updates / decay)
+        if decay := self.config.decay_steps:
+            left = max(0.0, 1 - self.learned_steps / (self.config.replay_ratio * decay))
             self._adam.param_groups[0]["lr"] = self.config.learning_rate * left
         self._adam.step()
 

@@ -143,7 +143,7 @@ def _show_help(agent: str, spelled: Sequence[str], known: Sequence[Option]) -> N
         env = EnvSpec("", {}, {"observation": ArraySpec((2,))}, ActionSpec(2))
         of = "on an environment of numbers; with --env ID, on that one"
     preset = found.get("preset", "auto")
-    config, steps = presets.resolve(agent, preset, env)
+    config, steps = presets.resolve(agent, preset, env, found.get("env_steps"))
     run = [
         Option(o.flag, o.value, o.help, shown=f"{steps}") if o.flag == "--env-steps" else o
         for o in RUN

@@ -370,13 +370,19 @@ def test_gradient_is_that_of_the_loss_by_finite_differences(huber: float) -> Non
 
 
 def test_the_rate_falls_linearly_to_nothing() -> None:
-    learner, _, _ = parts(replace(CONFIG, decay_updates=4))
-    rates = []
-    for _ in range(6):
-        before = learner.online_parameters.numpy()
+    """It is 0 when `decay_steps` environment steps are learned from, `replay_ratio` times each."""
+    config = replace(CONFIG, decay_steps=30)
+    learner, _, _ = parts(config)
+    rates, expected = [], []
+    while learner.learned_steps < config.replay_ratio * 30:
+        expected.append(1 - learner.learned_steps / (config.replay_ratio * 30))
         learner.step()
         rates.append(learner._adam.param_groups[0]["lr"] / CONFIG.learning_rate)
-    assert rates == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert rates == pytest.approx(expected)
+    assert rates[0] == 1
+    assert len(rates) > 3
+    before = learner.online_parameters.numpy()
+    learner.step()
     np.testing.assert_array_equal(learner.online_parameters.numpy(), before)
 
 
@@ -636,7 +642,7 @@ def test_paper_defaults() -> None:
     assert (c.learning_rate, c.adam_epsilon, c.gamma, c.eta) == (1e-4, 1e-3, 0.997, 0.9)
     assert (c.hidden, c.head_hidden, c.core, c.duelling) == (512, 512, "lstm", True)
     assert (c.previous_action, c.previous_reward, c.double_q) == (True, True, True)
-    assert (c.start_state, c.prioritized, c.huber, c.decay_updates) == ("stored", True, 0, 0)
+    assert (c.start_state, c.prioritized, c.huber, c.decay_steps) == ("stored", True, 0, 0)
 
 
 def test_defaults_that_the_paper_takes_from_ape_x() -> None:
