@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Space
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from recollect import presets
@@ -29,17 +29,19 @@ class LoadedAgent:
         self,
         policy: Any,
         env_spec: EnvSpec,
-        space: Space[Any],
+        spaces: registry.Spaces,
         config: dict[str, Any],
         meta: dict[str, Any],
     ) -> None:
         self.policy, self.env_spec, self.config, self.meta = policy, env_spec, config, meta
         self.which, self.env_steps = str(meta["which"]), int(meta["env_steps"])
         self._carry = policy.start(1)
-        self._space, self._encoder = space, Encoder(space, env_spec.id)
+        self._space, action_space = spaces
+        self._encoder = Encoder(self._space, env_spec.id)
+        self._first_action = int(getattr(action_space, "start", 0))
 
     def act(self, observation: Any, reward: float = 0.0, start: bool = False) -> int:
-        """The greedy action after an observation as the environment gives it.
+        """The greedy action after an observation, both as the environment has them.
 
         Args:
             observation: of the environment's observation space.
@@ -47,8 +49,11 @@ class LoadedAgent:
             start: True at an episode's first observation: forgets everything before.
 
         Raises:
-            ValueError: the observation does not fit the environment's space.
+            ValueError: the observation does not fit the environment's space, or the reward is not
+                finite.
         """
+        if not math.isfinite(reward):
+            raise ValueError(f"reward is {reward}, a finite number was wanted")
         carry = self._carry
         if start:
             self.policy.begin(carry, np.ones(1, bool))
@@ -57,7 +62,7 @@ class LoadedAgent:
         values, state = self.policy(self._encoded(observation), carry)
         action = values.argmax(1)
         carry.previous_action[:], carry.recurrent_state = action, state
-        return int(action[0])
+        return int(action[0]) + self._first_action
 
     def _encoded(self, observation: Any) -> Observation:
         wrong = self._encoder.mismatch(observation)
@@ -100,20 +105,20 @@ def load(run: Any, which: str = "last") -> LoadedAgent:
     stored = folder.config()
     try:
         agent = presets.agent(stored["agent"])
-        env_spec, space = registry.describe(stored["env"]["id"], stored["env"]["kwargs"])
+        env_spec, spaces = registry.describe(stored["env"]["id"], stored["env"]["kwargs"])
         config = presets.from_dict(agent.config, stored["config"])
         seed, network = int(stored["seed"]), str(stored["network"])
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{folder.config_path} is damaged: {error!r}") from error
     except ConfigError as error:
         raise ConfigError(f"{folder.config_path}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{folder.config_path} is damaged: {error!r}") from error
     try:
         found = checkpoint.find(folder.checkpoints, which)
     except checkpoint.NoCheckpointError as error:
         if which == "best":
             raise checkpoint.NoCheckpointError(
                 f"{folder.path} has no best parameters, as it was never evaluated while it ran: "
-                "take the last ones, or lower its evaluation_period"
+                "take the last ones; evaluation_period says how often to evaluate"
             ) from error
         raise
     arrays, meta = checkpoint.load(found)
@@ -122,7 +127,7 @@ def load(run: Any, which: str = "last") -> LoadedAgent:
         load_named_arrays(policy.network, arrays)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: parameters do not fit the network: {error}") from error
-    return LoadedAgent(policy, env_spec, space, stored, {**meta, "which": which})
+    return LoadedAgent(policy, env_spec, spaces, stored, {**meta, "which": which})
 
 
 def evaluate(

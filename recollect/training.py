@@ -17,7 +17,7 @@ from recollect.envs import registry
 from recollect.run.folder import RunFolder, default_run_dir
 from recollect.run.machine import free_memory, one_thread
 from recollect.run.progress import Progress, size
-from recollect.types import ConfigError, EnvSpec, NotFiniteError
+from recollect.types import ConfigError, DivergedError, EnvError, EnvSpec, NotFiniteError
 
 RUNTIMES = ("inline",)
 FINAL_EPISODES = 20
@@ -159,7 +159,8 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
 
     Raises:
         ConfigError: the folder holds something, or replay cannot fit in memory.
-        KeyboardInterrupt: after the last parameters, status and curve are written.
+        KeyboardInterrupt, EnvError, DivergedError: interrupted, an environment failed, learning
+            diverged; after the last parameters, status and curve are written.
     """
     path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
     RunFolder(path).refuse_if_taken()  # before torch is loaded
@@ -178,7 +179,8 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
     folder = RunFolder.create(path, job.as_dict())
     title = f"{job.agent} on {job.env.id}, seed {job.seed}"
     started = time.perf_counter()
-    best, return_mean, fault, interrupted = -np.inf, float("nan"), "", False
+    best, return_mean, fault = -np.inf, float("nan"), ""
+    stopped: BaseException | None = None
     with (
         MetricsLog(folder) as log,
         Progress(job.env_steps, title, quiet=not verbose) as progress,
@@ -214,22 +216,22 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
                 if row["env_steps"] >= job.env_steps:
                     break
                 next_row = int(row["env_steps"]) // period * period + period
-        except KeyboardInterrupt:
-            interrupted = True
+        except (KeyboardInterrupt, DivergedError, EnvError) as error:
+            stopped = error
         runtime.parts["learner"].publish()
         latest = runtime.parts["parameters"].latest()
         keep("last", latest.vector, latest.version.updates, None)
-        if not interrupted:
+        if stopped is None:
             return_mean, fault = _final_evaluation(job, policy)
         row = _row(runtime, started)
         if not np.isnan(return_mean):
             row |= {"final/return_mean": return_mean, "final/episodes": FINAL_EPISODES}
         log.write(row)
-    state = "interrupted" if interrupted else "finished"
-    folder.write_status({"state": state, "env_steps": row["env_steps"]})
+        runtime.close()
+    folder.write_status({"state": _state(stopped), "env_steps": row["env_steps"]})
     curves.draw([folder.path], folder.curve)
-    if interrupted:
-        raise KeyboardInterrupt
+    if stopped is not None:
+        raise stopped
     return Run(
         folder.path,
         return_mean,
@@ -241,6 +243,13 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
         fault,
         None if best == -np.inf else float(best),
     )
+
+
+def _state(stopped: BaseException | None) -> str:
+    """What status.json says of how a run ended."""
+    if stopped is None:
+        return "finished"
+    return "interrupted" if isinstance(stopped, KeyboardInterrupt) else f"failed: {stopped}"
 
 
 def _until(
@@ -282,7 +291,7 @@ def _check_memory(job: Job, need: int) -> str:
         )
     if job.config.replay_bytes:
         return f"replay: at most {size(need)}"
-    return f"replay: {asked} need at most {size(need)}"
+    return f"replay: {asked} need {size(need)}, more where episodes are short"
 
 
 def _row(runtime: Any, started: float) -> dict[str, float]:

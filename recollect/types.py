@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -24,8 +25,16 @@ class ConfigError(ValueError):
     """A setting that cannot be used. The message says what was wanted, what came, what to do."""
 
 
-class NotFiniteError(RuntimeError):
+class EnvError(RuntimeError):
+    """An environment raised an error, or gave what its spaces do not allow."""
+
+
+class NotFiniteError(EnvError):
     """An environment gave what is not finite, where no episode can be dropped for it."""
+
+
+class DivergedError(RuntimeError):
+    """What a network gives, or a loss or gradient, is not finite and will not be so again."""
 
 
 def check_ranges(
@@ -34,7 +43,13 @@ def check_ranges(
     fractions: Iterable[str] = (),
     counts: Iterable[str] = (),
 ) -> None:
-    """Raise ConfigError unless fields are above 0, in [0, 1], or 0 and more; it names the field."""
+    """Raise ConfigError unless fields are above 0, in [0, 1], or 0 and more; it names the field.
+
+    Before that every field must be of its type: a misspelt word would be another algorithm.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        if not _is(getattr(config, name), kind):
+            raise ConfigError(f"{name} must be {_wanted(kind)}, got {getattr(config, name)!r}")
     for names, fits, wanted in (
         (positive, lambda x: x > 0, "above 0"),
         (fractions, lambda x: 0 <= x <= 1, "in [0, 1]"),
@@ -44,6 +59,25 @@ def check_ranges(
             value = getattr(config, name)
             if not fits(value):
                 raise ConfigError(f"{name} must be {wanted}, got {value}")
+
+
+def _is(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is(item, get_args(kind)[0]) for item in value)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _wanted(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "a tuple of whole numbers"
+    names = {int: "a whole number", float: "a finite number", bool: "True or False"}
+    return names.get(kind, "text")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -40,8 +42,8 @@ class Adder(torch.nn.Module):
 
 
 def loaded(job: Any, policy: Policy) -> LoadedAgent:
-    env, space = registry.describe(job.env.id, job.env.kwargs)
-    return LoadedAgent(policy, env, space, job.as_dict(), META)
+    env, spaces = registry.describe(job.env.id, job.env.kwargs)
+    return LoadedAgent(policy, env, spaces, job.as_dict(), META)
 
 
 def adder() -> LoadedAgent:
@@ -64,6 +66,29 @@ def test_an_agent_acts_by_its_previous_action_the_reward_and_its_memory() -> Non
     assert agent.act(seen, 1.0) == 5 + 1 + 3
     assert agent.act(seen, 4.0, start=True) == -1 + 0 + 0 + 10, "a start forgets all before"
     assert agent.act(seen, 2.0) == 9 + 2 + 1 - 10
+
+
+def test_actions_are_the_environments_own_numbers() -> None:
+    """Discrete(2, start=3): its actions are 3 and 4."""
+
+    class Shifted(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 1, (2,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2, start=3)
+
+    if "tests/Shifted-v0" not in gymnasium.registry:
+        gymnasium.register("tests/Shifted-v0", entry_point=Shifted, max_episode_steps=5)
+    agent = made("tests/Shifted-v0", "Counter")
+    nothing = np.zeros(2, np.float32)
+    assert agent.act(nothing, 100.0) == 3, "Counter's values fall where it has seen much"
+    assert agent.act(nothing, start=True) == 4
+
+
+def test_a_reward_that_is_not_finite_is_refused_and_forgotten() -> None:
+    agent, other = adder(), adder()
+    seen = np.zeros(12, np.float32)
+    with pytest.raises(ValueError, match="reward is nan"):
+        agent.act(seen, math.nan)
+    assert agent.act(seen) == other.act(seen)
 
 
 def test_an_agent_is_at_an_episodes_start_when_it_is_loaded() -> None:

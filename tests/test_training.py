@@ -182,6 +182,59 @@ def test_without_an_evaluation_there_are_no_best_parameters_and_it_says_why(
         recollect.load(run, "best")
 
 
+def test_an_interrupted_run_keeps_what_it_has_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recollect.agents.r2d2 import Learner
+
+    step = Learner.step
+
+    def interrupted(self: Learner) -> None:
+        step(self)
+        if self.updates == 30:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run")
+    folder = RunFolder.open(tmp_path / "run")
+    assert folder.status()["state"] == "interrupted"
+    assert folder.curve.is_file()
+    assert recollect.load(folder.path).meta["updates"] == 30
+    assert read_metrics(folder.path)[-1]["updates"] == 30
+
+
+def test_an_environment_that_is_no_id_is_refused() -> None:
+    with pytest.raises(recollect.ConfigError, match=r"env must be the id .* got TimeLimit: regis"):
+        recollect.prepare("r2d2", env=gymnasium.make("CartPole-v1"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start_state": "zeros"}, "start_state must be 'stored' or 'zero', got 'zeros'"),
+        ({"prioritized": "False"}, "prioritized must be True or False, got 'False'"),
+        ({"actors": True}, "actors must be a whole number, got True"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number, got 2.0"),
+        ({"gamma": float("nan")}, "gamma must be a finite number, got nan"),
+        ({"gamma": None}, "gamma must be a finite number, got None"),
+        ({"torso_sizes": [3]}, r"torso_sizes must be a tuple of whole numbers, got \[3\]"),
+        ({"torso_sizes": ("a",)}, "torso_sizes must be a tuple of whole numbers"),
+        ({"priority_exponent": 40}, r"priority_exponent must be in \[0, 1\], got 40"),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_is_refused(settings: dict[str, Any], message: str) -> None:
+    """A misspelt word would silently be another algorithm."""
+    with pytest.raises(recollect.ConfigError, match=message):
+        recollect.prepare("r2d2", env="recollect/Recall-v0", settings=settings)
+
+
+def test_the_rate_falls_over_the_run_however_long_it_is() -> None:
+    for asked, steps in ((None, 160_000), (1_000_000, 1_000_000)):
+        job = recollect.prepare("r2d2", env="recollect/Recall-v0", env_steps=asked)
+        assert (job.env_steps, job.config.decay_steps) == (steps, steps)
+
+
 def test_a_run_too_short_to_learn_says_so(tmp_path: Path) -> None:
     said = r"nothing will be learned: the run ends after 400 .* begins after 500: raise env_steps"
     with pytest.warns(RuntimeWarning, match=said):

@@ -23,7 +23,15 @@ from recollect.replay.blocks import Block, BlockSpec
 from recollect.replay.episodes import Item
 from recollect.replay.store import Replay
 from recollect.replay.windows import Windows
-from recollect.types import ActionSpec, Array, EnvSpec, Metrics, Observation, VectorStep
+from recollect.types import (
+    ActionSpec,
+    Array,
+    DivergedError,
+    EnvSpec,
+    Metrics,
+    Observation,
+    VectorStep,
+)
 
 AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
 """(values [T + 1, A], actions [T], rewards [T], discounts [T]) -> absolute TD errors [T]."""
@@ -158,8 +166,10 @@ class _Slot:
     def forget(self) -> None:
         self.blocks = 0  # sent so far
         self.window = 0  # next window to send
-        self.errors: list[Array] = []  # absolute TD errors, a piece each cut
-        self.versions: list[int] = []  # of the parameters each block began with
+        self.errors: list[Array] = []  # absolute TD errors from its start on, a piece each cut
+        self.errors_from = 0  # step of the first of them
+        self.versions: list[int] = []  # of the parameters that its blocks began with
+        self.versions_from = 0  # block of the first of them
 
 
 class Actor:
@@ -171,7 +181,8 @@ class Actor:
 
     Args:
         policy: acts; loaded from `parameters` every `refresh_period` steps of a slot.
-        env: E environment slots. first_slot: global number of the first. epsilons: [E] of these.
+        env: E environment slots. first_slot: global number of the first.
+        epsilons: [N] of all slots of the run, by global number.
         replay, parameters: the services.
         windows, block_spec: geometry. n_step, gamma, eta: as the learner's.
         absolute_errors: the learner's TD errors on one slot's steps, both roles played by the
@@ -207,7 +218,8 @@ class Actor:
         slots = env.num_envs
         self._slot_numbers = np.arange(first_slot, first_slot + slots, dtype=np.int64)
         self._rows = np.arange(slots)
-        self._epsilons = epsilons
+        self._ladder = epsilons
+        self._epsilons = epsilons[self._slot_numbers]
         self._slots = [_Slot() for _ in range(slots)]
         self._epochs = np.full(slots, epoch, np.int64)
         self._episodes = np.full(slots, -1, np.int64)
@@ -254,6 +266,7 @@ class Actor:
             self._refresh()
         self._turns += 1
         values, state = self._policy(self._observation, self._carry)
+        self._require_finite(values, "values")
         if self._values is None:
             self._values = np.zeros(
                 (len(self._rows), self._rewards.shape[1] + 1, values.shape[1]), np.float32
@@ -357,7 +370,9 @@ class Actor:
             for key, array in self._block_observation.items():
                 array[slot, self._pos[slot] - self._begin[slot]] = self._observation[key][slot]
             self._cut(int(slot), ended=True)
-            self._recent.append((int(slot), float(self._return[slot]), int(self._elapsed[slot])))
+            self._recent.append(
+                (int(self._slot_numbers[slot]), float(self._return[slot]), int(self._elapsed[slot]))
+            )
             self._finished += 1
         for slot in np.flatnonzero(faulty):
             self._drop(int(slot), step.faults[int(slot)])
@@ -412,6 +427,7 @@ class Actor:
                 self._rewards[slot, :pos],
                 self._discounts[slot, :pos],
             )
+            self._require_finite(errors[:known], "TD errors")
             own.errors.append(errors[:known])
         self._send_windows(own, steps=int(self._elapsed[slot]), ended=ended)
         if not ended:
@@ -421,14 +437,26 @@ class Actor:
             self._values[slot, : pos - known + 1] = self._values[slot, known : pos + 1].copy()
             self._begin[slot] = self._pos[slot] = pos - known
 
+    def _require_finite(self, array: Array, what: str) -> None:
+        if not np.isfinite(array).all():
+            version = self._version.updates if self._version else 0
+            raise DivergedError(
+                f"the acting network's {what} are not finite with the parameters after {version:,} "
+                "updates: lower learning_rate, or scale rewards and observations down"
+            )
+
     def _send_windows(self, own: _Slot, *, steps: int, ended: bool) -> None:
         errors: Array | None = None
+        known = own.errors_from + sum(map(len, own.errors))
         while self._windows.ready(own.window, steps, ended):
             window = self._windows.window(own.window, steps)
+            if window.start + window.learned > known:
+                break  # with a shortened tail its last errors are still open
             if errors is None:
                 errors = np.concatenate(own.errors)
-                own.errors = [errors]
-            learned = torch.from_numpy(errors[window.start : window.start + window.learned])
+            begin = window.start - own.errors_from
+            learned = torch.from_numpy(errors[begin : begin + window.learned])
+            block = (window.start - window.prefix) // self._spec.period
             priority = priorities.sequence_priority(
                 learned[:, None], torch.ones(len(learned), 1, dtype=torch.bool), self._eta
             )
@@ -440,10 +468,19 @@ class Actor:
                     learned=window.learned,
                     tail=window.tail,
                     priority=float(priority),
-                    version=own.versions[(window.start - window.prefix) // self._spec.period],
+                    version=own.versions[block - own.versions_from],
                 )
             )
             own.window += 1
+        if errors is not None:  # what later windows need stays, however long the episode
+            start, block = own.window * self._spec.period, self._windows.oldest_block(own.window)
+            own.errors = [errors[start - own.errors_from :].copy()]
+            own.versions = own.versions[block - own.versions_from :]
+            own.errors_from, own.versions_from = start, block
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._env.close()
 
     def counts(self) -> dict[str, int]:
         """`env_steps` taken, `episodes` finished, `dropped_episodes` for a fault."""
@@ -456,12 +493,13 @@ class Actor:
     def metrics(self) -> Metrics:
         """Raw returns of episodes finished since the last call, over all slots and by rung.
 
-        `return_mean_exploiting` and `return_mean_exploring` are those of the quarter of slots with
-        the lowest and the highest epsilon (trap 24: a mean over the ladder is no score).
+        `return_mean_exploiting` and `return_mean_exploring` are those of the quarter of all slots
+        of the run with the lowest and the highest epsilon, as far as they are this actor's (trap
+        24: a mean over the ladder is no score).
         """
         recent, self._recent = self._recent, []
         figures: Metrics = {}
-        order = np.argsort(self._epsilons)
+        order = np.argsort(self._ladder)
         quarter = max(1, len(order) // 4)
         groups: dict[str, Sequence[int]] = {
             "": order.tolist(),

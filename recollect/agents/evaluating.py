@@ -17,6 +17,9 @@ from recollect.maths import philox
 from recollect.parameters import Parameters, Published, Version
 from recollect.types import Array, Metrics, NotFiniteError
 
+LONGEST = 27_000
+"""Steps after which an episode of an evaluation is cut: half an hour of Atari at 15 a second."""
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -31,7 +34,8 @@ def evaluate(
 ) -> Episodes:
     """Play exactly `episodes` episodes, number i from a start that depends on `seed` and i alone.
 
-    Each slot plays its own share to the end, so long episodes count as much as short ones.
+    Each slot plays its own share to the end, so long episodes count as much as short ones. Only an
+    episode of `LONGEST` steps is cut there, as a greedy policy may go round in circles for ever.
 
     Raises:
         NotFiniteError: an environment gave something that is not finite.
@@ -62,7 +66,7 @@ def evaluate(
         lengths[numbers[counted]] += 1
         elapsed += step.valid
         carry = policy.advance(state, actions, step)
-        ended = (step.terminated | step.truncated) & step.valid
+        ended = ((step.terminated | step.truncated) & step.valid) | (elapsed >= LONGEST)
         observation = step.observation
         if ended.any():
             numbers = np.where(ended, numbers + slots, numbers)
@@ -154,6 +158,10 @@ class Evaluator:
     def best(self) -> tuple[float, Published] | None:
         """The best mean return and its parameters; of equal ones the latest."""
         return self._best
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._env.close()
 
     def counts(self) -> dict[str, int]:
         """`evaluations` done, and `failed_evaluations` left out for a fault."""

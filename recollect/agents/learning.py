@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from recollect.types import Array
+from recollect.types import Array, DivergedError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +70,33 @@ class Gradients:
     vector: Tensor
     priorities: Array
     figures: dict[str, float]
+
+
+class Skipped:
+    """Updates left out because something in them was not finite: `total`, and how many on end."""
+
+    LARGEST_RUN = 10
+
+    def __init__(self) -> None:
+        self.total = self.on_end = 0
+
+    def takes(self, gradients: Gradients) -> bool:
+        """Whether this update is left out, and counted.
+
+        Raises:
+            DivergedError: it is the tenth on end.
+        """
+        figures = gradients.figures
+        if np.isfinite(figures["loss"] + figures["gradient_norm"] + gradients.priorities.sum()):
+            self.on_end = 0
+            return False
+        self.total, self.on_end = self.total + 1, self.on_end + 1
+        if self.on_end == self.LARGEST_RUN:
+            raise DivergedError(
+                f"{self.on_end} updates on end had a loss, gradient or priority that is not finite "
+                f"({figures}): lower learning_rate, or scale rewards and observations down"
+            )
+        return True
 
 
 def clip_by_norm(vector: Tensor, largest: float) -> float:

@@ -41,7 +41,7 @@ import numpy as np
 import torch
 
 from recollect.agents import wiring
-from recollect.agents.learning import FlatParameters, Gradients, clip_by_norm, tensors
+from recollect.agents.learning import FlatParameters, Gradients, Skipped, clip_by_norm, tensors
 from recollect.maths import priorities, rescaling, returns, staleness, value_learning
 from recollect.parameters import Parameters, Version
 from recollect.program import Program
@@ -147,9 +147,9 @@ _POSITIVE = (
     "batch_size learning_rate adam_epsilon max_gradient_norm target_period publish_period hidden "
     "evaluation_episodes rescaling_epsilon reward_scale"
 )
-_FRACTIONS = "epsilon_base gamma eta importance_exponent evaluation_epsilon"
+_FRACTIONS = "epsilon_base gamma eta priority_exponent importance_exponent evaluation_epsilon"
 _COUNTS = (
-    "huber decay_steps epsilon_alpha burn_in replay_bytes min_replay_steps priority_exponent "
+    "huber decay_steps epsilon_alpha burn_in replay_bytes min_replay_steps "
     "pre_core head_hidden evaluation_period"
 )
 
@@ -243,7 +243,8 @@ class Learner:
         self._adam = torch.optim.Adam(
             [self._flat], lr=config.learning_rate, eps=config.adam_epsilon, fused=True
         )
-        self.updates = self.skipped = self.learned_steps = 0
+        self.updates = self.learned_steps = 0
+        self.skipped = Skipped()
         self._windows = self._mid_episode = 0
         self._figures: list[dict[str, float]] = []
         self.update_target()
@@ -261,12 +262,11 @@ class Learner:
         zeros = np.zeros_like(numbers)
         draws = philox.uniforms(
             self.seed, philox.Purpose.SAMPLING, numbers, zeros, zeros + self.epoch,
-            zeros + self.updates + self.skipped,
+            zeros + self.updates + self.skipped.total,
         )  # fmt: skip
         batch = self._replay.sample(draws[:, 0])
         gradients = self.gradients(batch)
-        if not np.isfinite(gradients.figures["loss"] + gradients.figures["gradient_norm"]):
-            self.skipped += 1
+        if self.skipped.takes(gradients):
             return
         self.apply(gradients.vector)
         self.updates += 1
@@ -369,7 +369,7 @@ class Learner:
         """`updates`, `skipped_updates` (not finite), `learned_steps` and windows learned from."""
         return {
             "updates": self.updates,
-            "skipped_updates": self.skipped,
+            "skipped_updates": self.skipped.total,
             "learned_steps": self.learned_steps,
             "learned_windows": self._windows,
             "learned_windows_mid_episode": self._mid_episode,

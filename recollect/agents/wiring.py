@@ -5,10 +5,7 @@ The factories here are called where their part will live, with handles to the pa
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -50,7 +47,7 @@ def q_network(config: Any, env_spec: EnvSpec, seed: int, network: str = "") -> Q
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(first)
         if network:
-            return load_network(network)(env_spec, config)
+            return _made(network, env_spec, config)
         return RecurrentQ(
             env_spec.observation,
             env_spec.action.num_actions,
@@ -64,6 +61,44 @@ def q_network(config: Any, env_spec: EnvSpec, seed: int, network: str = "") -> Q
             previous_reward=config.previous_reward,
             forget_bias=config.forget_bias,
         )
+
+
+def _made(name: str, env_spec: EnvSpec, config: Any) -> QNetwork:
+    """A user's network, tried out on 3 steps of 2 sequences.
+
+    Raises:
+        ConfigError: it cannot be made, or does not do what `QNetwork` asks for.
+    """
+    import torch
+
+    from recollect.networks.recurrent_q import QNetwork
+
+    factory = load_network(name)
+    wanted = f"network {name!r}: docs/own_network.md says what is wanted"
+    try:
+        network = factory(env_spec, config)
+    except Exception as error:
+        raise ConfigError(f"{wanted}; making it raised {type(error).__name__}: {error}") from error
+    if not isinstance(network, QNetwork):
+        raise ConfigError(f"{wanted}; {type(network).__name__} has no state_size or parameters")
+    states, actions = (2, network.state_size), (3, 2, env_spec.action.num_actions)
+    try:
+        with torch.no_grad():
+            q, state = network(
+                {k: torch.from_numpy(spec.zeros(3, 2)) for k, spec in env_spec.observation.items()},
+                torch.from_numpy(env_spec.action.none(3, 2)),
+                torch.zeros(3, 2),
+                torch.zeros(states),
+            )
+        shapes = tuple(q.shape), tuple(state.shape)
+    except Exception as error:
+        raise ConfigError(f"{wanted}; calling it raised {type(error).__name__}: {error}") from error
+    if shapes != (actions, states):
+        raise ConfigError(
+            f"{wanted}; of 3 steps of 2 sequences it gave values {list(shapes[0])} and state "
+            f"{list(shapes[1])} where {list(actions)} and {list(states)} were wanted"
+        )
+    return network
 
 
 def check_actions(env_spec: EnvSpec) -> None:
@@ -99,10 +134,10 @@ def load_network(name: str) -> Callable[[EnvSpec, Any], Any]:
         ConfigError: as `check_network`, or it cannot be imported.
     """
     module, attribute = check_network(name)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    from recollect.envs import registry
+
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(registry.import_from_here(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"network {name!r} cannot be imported: {error}") from error
 
@@ -150,6 +185,29 @@ def make_replay(config: Any, spec: BlockSpec) -> Replay:
     )
 
 
+def _check_capacity(config: Any, spec: BlockSpec, env_spec: EnvSpec) -> None:
+    """Raise ConfigError if replay could not hold what the slots' running episodes need at once.
+
+    With less, blocks would go before the windows over them are made, and nothing be learned.
+    """
+    from recollect.replay.store import check_capacity, memory_need
+
+    windows = config.windows()
+    check_capacity(spec, windows, **_capacity(config))
+    # A slot's blocks wait for their window and its last errors; one turn may bring two more.
+    blocks = windows.blocks + -(-config.n_step // config.period) + 2
+    if windows.trajectory:
+        blocks = -(-env_spec.max_episode_steps // config.period) + 2
+    steps = config.actors * blocks * config.period
+    least = memory_need(spec, windows, steps) if config.replay_bytes else steps
+    if least > (config.replay_bytes or config.replay_steps):
+        name = "replay_bytes" if config.replay_bytes else "replay_steps"
+        raise ConfigError(
+            f"{name} {getattr(config, name):,} is too little for {config.actors} actors: their "
+            f"running episodes alone need {least:,}: raise {name} or lower actors"
+        )
+
+
 def _capacity(config: Any) -> dict[str, int | None]:
     in_bytes = config.replay_bytes or None
     return {"capacity_steps": None if in_bytes else config.replay_steps, "capacity_bytes": in_bytes}
@@ -178,7 +236,7 @@ def make_actor(
         policy=Policy(network, env_spec, int(slots[0])),
         env=registry.make(env_spec.id, len(slots), dict(env_spec.kwargs)),
         first_slot=int(slots[0]),
-        epsilons=ladder[slots],
+        epsilons=ladder,
         replay=replay,
         parameters=parameters,
         windows=config.windows(),
@@ -226,13 +284,13 @@ def q_program(
     """Parameters, replay, learner, actors, and an evaluator unless its period is 0.
 
     Raises:
-        ConfigError: replay could not hold a single window.
+        ConfigError: replay could not hold what the running episodes need.
     """
-    from recollect.replay.store import check_capacity, memory_need
+    from recollect.replay.store import memory_need
 
     services = {"replay": "replay", "parameters": "parameters"}
     spec = block_spec(config, env_spec, make_network().state_size)
-    check_capacity(spec, config.windows(), **_capacity(config))
+    _check_capacity(config, spec, env_spec)
     parts = [
         Part("parameters", PARAMETERS, Parameters),
         Part("replay", REPLAY, partial(make_replay, config, spec)),

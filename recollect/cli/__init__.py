@@ -39,7 +39,7 @@ begin with:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.
 
-    0: done. 1: a file could not be read or written, or an environment gave what is not finite.
+    0: done. 1: a file could not be read or written, an environment failed, or learning diverged.
     2: something is wrong with the words, the run or its files. 130: interrupted. Of all but the
     first one line on stderr says more.
 
@@ -62,13 +62,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _answer(words: list[str]) -> int:
     lazy.install()
     from recollect.run.checkpoint import CheckpointError
-    from recollect.types import ConfigError, NotFiniteError
+    from recollect.types import ConfigError, DivergedError, EnvError
 
     try:
         _command(words)
     except (ConfigError, CheckpointError) as error:
         return _refuse(str(error), 2)
-    except NotFiniteError as error:
+    except (EnvError, DivergedError) as error:
         return _refuse(str(error), 1)
     return 0
 

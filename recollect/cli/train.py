@@ -16,7 +16,15 @@ from recollect.cli import settings, words
 from recollect.cli.words import Option
 from recollect.envs import registry
 from recollect.run.folder import default_run_dir
-from recollect.types import ActionSpec, ArraySpec, ConfigError, EnvSpec, NotFiniteError
+from recollect.types import (
+    ActionSpec,
+    ArraySpec,
+    ConfigError,
+    DivergedError,
+    EnvError,
+    EnvSpec,
+    NotFiniteError,
+)
 
 EXAMPLE = "recollect/PositionCartPole-v0"
 
@@ -101,22 +109,32 @@ def command(given: Sequence[str]) -> None:
     except ConfigError as error:
         raise ConfigError(settings.as_options(str(error), config_type)) from error
     except KeyboardInterrupt:
-        left = f": what was written lies in {folder}" if folder and folder.exists() else ""
-        raise KeyboardInterrupt(f"interrupted{left}") from None
+        raise KeyboardInterrupt(f"interrupted{_left(folder)}") from None
+    except (EnvError, DivergedError) as error:
+        raise type(error)(f"{error}{_left(folder)}") from error
     print(_summary(run))
     if run.fault:
         raise NotFiniteError(run.fault)
+
+
+def _left(folder: Path | None) -> str:
+    """Where to find what a run that was stopped has learned."""
+    if folder is None or not (folder / "checkpoints").exists():
+        return ""
+    return f"; what was learned lies in {folder}: recollect evaluate {shlex.quote(str(folder))}"
 
 
 def _summary(run: training.Run) -> str:
     folder = shlex.quote(str(run.folder))
     greedy = f"{run.return_mean:,.2f}, mean of {training.FINAL_EPISODES} episodes with the last "
     windows = f"{run.mid_episode_share:.0%} start in mid-episode"
+    best = f"{run.best_mean or 0:,.2f}, best evaluation meanwhile: --which best"
     dropped = f"dropped          {run.dropped_episodes:,} episodes, for what was not finite in them"
     return "\n".join(
         [
             "",
             f"greedy return    {'not known' if run.fault else greedy + 'parameters'}",
+            *([f"best             {best}"] if run.best_mean is not None else []),
             f"trained          {run.env_steps:,} environment steps and {run.updates:,} updates "
             f"in {run.seconds:,.1f} s",
             f"learned windows  {windows if run.updates else 'none: nothing was learned'}",
@@ -143,7 +161,7 @@ def _show_help(agent: str, spelled: Sequence[str], known: Sequence[Option]) -> N
         env = EnvSpec("", {}, {"observation": ArraySpec((2,))}, ActionSpec(2))
         of = "on an environment of numbers; with --env ID, on that one"
     preset = found.get("preset", "auto")
-    config, steps = presets.resolve(agent, preset, env, found.get("env_steps"))
+    config, steps = presets.resolve(agent, preset, env, max(0, found.get("env_steps", 0)) or None)
     run = [
         Option(o.flag, o.value, o.help, shown=f"{steps}") if o.flag == "--env-steps" else o
         for o in RUN

@@ -9,9 +9,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import re
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from types import ModuleType
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -20,7 +24,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.envs.spaces import Encoder, action_spec
 from recollect.envs.vector import VectorEnv
-from recollect.types import ConfigError, EnvSpec
+from recollect.types import ConfigError, EnvError, EnvSpec
+
+Spaces = tuple[gym.spaces.Space[Any], gym.spaces.Space[Any]]
 
 _OURS = {  # id -> entry point and time limit (None: the environment ends its episodes itself)
     "recollect/PositionCartPole-v0": ("recollect.envs.memory:PositionCartPole", 500),
@@ -43,10 +49,10 @@ def env_spec(env_id: str, kwargs: Mapping[str, object] | None = None) -> EnvSpec
     return describe(env_id, kwargs)[0]
 
 
-def describe(
-    env_id: str, kwargs: Mapping[str, object] | None = None
-) -> tuple[EnvSpec, gym.spaces.Space[Any]]:
-    """Spec and observation space of an environment, read from one that is made and closed again.
+def describe(env_id: str, kwargs: Mapping[str, object] | None = None) -> tuple[EnvSpec, Spaces]:
+    """What an agent needs to know of an environment, and its spaces: of observations, of actions.
+
+    Read from one that is made and closed again.
 
     Args:
         env_id: a registered id; without a version the newest, which the spec then names.
@@ -59,7 +65,8 @@ def describe(
     kwargs = dict(kwargs or {})
     if found.entry_point is None:
         with closing(_make_vector(env_id, found, 1, kwargs)) as vector:
-            return wrap(vector, env_id, kwargs).spec, vector.single_observation_space
+            spaces = vector.single_observation_space, vector.single_action_space
+            return wrap(vector, env_id, kwargs).spec, spaces
     with closing(_make_one(env_id, found, kwargs)) as env:
         spec = EnvSpec(
             env_id,
@@ -68,7 +75,7 @@ def describe(
             action_spec(env.action_space, env_id),
             _time_limit(env),
         )
-        return spec, env.observation_space
+        return spec, (env.observation_space, env.action_space)
 
 
 def make(env_id: str, num_envs: int, kwargs: Mapping[str, object] | None = None) -> VectorEnv:
@@ -144,6 +151,11 @@ class _Slot(gym.Wrapper[Any, Any, Any, Any]):
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
             reward = float(reward)
+            if terminated is None or truncated is None:
+                raise TypeError(
+                    f"terminated is {terminated} and truncated is {truncated}, True or False were "
+                    "wanted"
+                )
         except Exception as error:
             self._failed("step", error)
         wrong = self._encoder.mismatch(observation)
@@ -164,12 +176,14 @@ class _Slot(gym.Wrapper[Any, Any, Any, Any]):
         return observation, info
 
     def _failed(self, verb: str, error: Exception) -> NoReturn:
-        raise RuntimeError(
-            f"{self._name}: {verb} raised {type(error).__name__}: {error}"
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise EnvError(
+            f"{self._name}: {verb} raised {type(error).__name__}: {error} "
+            f"({where.filename}, line {where.lineno})"
         ) from error
 
     def _misfit(self, verb: str, wrong: str) -> NoReturn:
-        raise RuntimeError(f"{self._name}: {wrong} (from {verb}): mend one of the two")
+        raise EnvError(f"{self._name}: {wrong} (from {verb}): mend its space or its {verb}")
 
 
 def _find(env_id: str) -> tuple[str, registration.EnvSpec]:
@@ -190,21 +204,33 @@ def _find(env_id: str) -> tuple[str, registration.EnvSpec]:
             found = registration.registry[name]
     if found is None:
         near = _nearest(name)
-        hint = f"did you mean {near!r}?" if near else "write module:Name-v0 to import it first"
+        theirs = [key for key, spec in registration.registry.items() if _module(spec) == module]
+        hint = "write module:Name-v0 to import it first"
+        if module:
+            hint = f"it registers {', '.join(theirs)}" if theirs else "it registers none of its own"
+        if near:
+            hint = f"did you mean {near!r}?"
         where = f" after importing {module!r}" if module else ""
         raise ConfigError(f"no environment {name!r} is registered{where}: {hint}")
     return f"{module}:{name}" if module else name, found
 
 
+def import_from_here(module: str) -> ModuleType:
+    """Import a user's module, also from the working directory, as `python -m` would."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return importlib.import_module(module)
+
+
 def _import(module: str, env_id: str) -> None:
     try:
-        importlib.import_module(module)
+        import_from_here(module)
     except ModuleNotFoundError as error:
         missing = error.name or module
         if module == missing or module.startswith(missing + "."):
             raise ConfigError(
                 f"environment {env_id!r} names module {module!r}, which cannot be found: correct "
-                "its name, install it, or put its folder on PYTHONPATH"
+                "its name (without .py), install it, or go to its folder"
             ) from None
         raise ConfigError(
             f"environment {env_id!r}: module {module!r} needs {missing!r}, which is not installed: "
@@ -233,6 +259,14 @@ def _nearest(name: str) -> str:
 
     best = max(registration.registry, key=likeness)
     return best if likeness(best)[0] > 0.65 else ""
+
+
+def _module(spec: registration.EnvSpec) -> str:
+    """The module of an environment's class."""
+    entry_point = spec.entry_point
+    if isinstance(entry_point, str):
+        return entry_point.partition(":")[0]
+    return str(getattr(entry_point, "__module__", ""))
 
 
 def _versionless(name: str) -> str:

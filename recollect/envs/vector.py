@@ -27,6 +27,7 @@ from recollect.envs.spaces import Encoder, action_spec
 from recollect.types import (
     Array,
     ConfigError,
+    EnvError,
     EnvSpec,
     NotFiniteError,
     Observation,
@@ -282,7 +283,7 @@ class VectorEnv:
         try:
             return self._encoder.encode(batch, self._slots if slots is None else slots, faults)
         except RuntimeError as error:
-            raise RuntimeError(f"environment {self.spec.id}: {error}: mend its spaces") from error
+            raise EnvError(f"environment {self.spec.id}: {error}: mend its spaces") from error
 
     def _closing(
         self, first: Observation, info: Mapping[str, Any], ended: Array, faults: dict[int, str]
@@ -291,7 +292,7 @@ class VectorEnv:
         slots: Sequence[int] = np.flatnonzero(ended).tolist()
         final = info.get("final_obs")
         if final is None:
-            raise RuntimeError(
+            raise EnvError(
                 f"environment {self.spec.id}: slots {slots} ended in SAME_STEP mode without "
                 "info['final_obs'], where their closing observations should be: return it there"
             )
@@ -310,7 +311,7 @@ class VectorEnv:
         with np.errstate(over="ignore"):  # what does not fit float32 is inf, and a fault
             array = np.array(values, dtype)  # always a copy
         if array.shape != (self.num_envs,):
-            raise RuntimeError(
+            raise EnvError(
                 f"environment {self.spec.id}: {name} has shape {array.shape}, ({self.num_envs},) "
                 "was wanted: one for each slot"
             )
@@ -321,7 +322,7 @@ class VectorEnv:
         others = ~mask & ~self._ended
         for key, array in self._last.items():
             if not np.array_equal(array[others], fresh[key][others], equal_nan=True):
-                raise RuntimeError(
+                raise EnvError(
                     f"environment {self.spec.id}: a reset of slots {np.flatnonzero(mask).tolist()} "
                     f"alone changed observation {key!r} of others: it does not follow "
                     "options['reset_mask'], so wrap it with masked_reset=False"

@@ -13,19 +13,19 @@ def epsilon_ladder(
 
     Args:
         num_actors: N, environment slots of the whole run, not of one process.
-        base: the most exploring actor's epsilon, in (0, 1].
+        base: the most exploring actor's epsilon, in [0, 1]; 0: nobody explores.
         alpha: how far the ladder reaches down, at least 0; 0 gives all actors `base`.
     Returns:
         [N] epsilons, falling from base to base^(1 + alpha): 0.4 to 0.00066 with the defaults.
     Raises:
-        ValueError: num_actors below 1, base outside (0, 1], or alpha below 0.
+        ValueError: num_actors below 1, base outside [0, 1], or alpha below 0.
     Source: Horgan et al. 2018 (Ape-X), section 4.1. The paper leaves N = 1 undefined (0 / 0); we
         give it the ladder's middle, base^(1 + alpha / 2).
     """
     if num_actors < 1:
         raise ValueError(f"num_actors must be at least 1, got {num_actors}: count the slots")
-    if not 0 < base <= 1:
-        raise ValueError(f"base must be in (0, 1], got {base}: it is the largest epsilon")
+    if not 0 <= base <= 1:
+        raise ValueError(f"base must be in [0, 1], got {base}: it is the largest epsilon")
     if not alpha >= 0:
         raise ValueError(f"alpha must be at least 0, got {alpha}: 0 gives all actors base")
     if num_actors == 1:

@@ -81,8 +81,8 @@ class Windows:
                 )
         if self.period > self.trace:
             raise ConfigError(
-                f"period {self.period} is longer than trace {self.trace}, so steps between two "
-                "windows would never be learned from: shorten period or lengthen trace"
+                f"period {self.period} is longer than trace_length {self.trace}, so steps between "
+                "two windows would never be learned from: shorten period or raise trace_length"
             )
         if self.trajectory and (self.burn_in, self.tail, self.trace) != (0, 0, self.period):
             raise ConfigError(

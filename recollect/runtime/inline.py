@@ -58,6 +58,12 @@ class Inline:
                     f"the run cannot move: none of {names} is ready; replay says {self.metrics()}"
                 )
 
+    def close(self) -> None:
+        """Close what parts hold: the environments of actors and evaluator."""
+        for part in self.parts.values():
+            if hasattr(part, "close"):
+                part.close()
+
     def metrics(self) -> Metrics:
         """Every part's figures as `part/figure`; of several parts of a kind, their mean."""
         gathered: dict[str, list[float]] = {}

@@ -23,7 +23,7 @@ from recollect.maths import exploration, philox
 from recollect.parameters import Parameters, Version
 from recollect.replay.blocks import Block
 from recollect.replay.episodes import Item
-from recollect.types import VectorStep
+from recollect.types import DivergedError, VectorStep
 from tests.agents.clockwork import Clock, Constant, Counter
 
 CONFIG = R2D2Config(
@@ -89,7 +89,7 @@ def make_actor(
         parameters.publish(Version(0, 0), FlatParameters(network).numpy())
     count = slots.stop - slots.start
     if epsilons is None:
-        epsilons = exploration.epsilon_ladder(config.actors)[slots]
+        epsilons = exploration.epsilon_ladder(config.actors)
     return Actor(
         policy=Policy(network, spec, slots.start),
         env=env or make_vector(count, mode, longest),
@@ -263,7 +263,7 @@ def test_the_number_of_slots_per_process_changes_no_bit(cut: int) -> None:
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_draws_are_named_by_slot_episode_epoch_and_step(epoch: int) -> None:
     """Where every action is a random one, philox alone says which, and where episodes start."""
-    tape = act(60, slots=slice(1, 4), epsilons=[1, 1, 1], seed=9, epoch=epoch)
+    tape = act(60, slots=slice(1, 4), epsilons=[1, 1, 1, 1], seed=9, epoch=epoch)
     found = episodes(tape)
     assert len(found) > 3 * 2
     for uid, blocks in found.items():
@@ -444,8 +444,97 @@ def test_returns_are_reported_raw_once_and_by_rung_of_the_ladder() -> None:
     assert actor.metrics() == {"lag_updates": 0}, "each episode is reported once"
 
 
+def test_rungs_are_those_of_the_whole_run_over_processes() -> None:
+    """Of 8 slots on two processes: the two that explore most are one's, the least the other's."""
+    steps, figures = [1, 2, 3, 3, 3, 3, 4, 6], []
+    for slots in (slice(0, 4), slice(4, 8)):
+        makes = [partial(Timer, n) for n in steps[slots]]
+        vector = SyncVectorEnv(makes, autoreset_mode=AutoresetMode.DISABLED)
+        actor = make_actor(
+            Tape(),
+            slots=slots,
+            env=registry.wrap(vector, "tests/Clock-v0", {}),
+            epsilons=[0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1],
+        )
+        take_turns(actor, 12)
+        figures.append(actor.metrics())
+    assert figures[0]["return_mean_exploring"] == pytest.approx((12 * 1 + 6 * 3) / (12 + 6))
+    assert figures[1]["return_mean_exploiting"] == pytest.approx((3 * 10 + 2 * 21) / (3 + 2))
+    assert "return_mean_exploiting" not in figures[0]
+    assert "return_mean_exploring" not in figures[1]
+
+
+def test_a_window_is_sent_when_its_last_error_is_known_also_with_a_shortened_tail() -> None:
+    """Trace 8 and n = 6: a window's last error needs 5 steps behind it that are in no window."""
+    config = replace(CONFIG, n_step=6, n_step_tail="shorten", trace_length=8, period=4, burn_in=0)
+    tape = act(200, config=config, longest=40)
+    sent, seen = windows_and_priorities(tape), 0
+    for uid, blocks in episodes(tape).items():
+        if not blocks[-1].last:
+            continue
+        judged = act_again(blocks, config)
+        for item in (i for i in tape.items if i.episode == uid):
+            learned = judged[item.start : item.start + item.learned]
+            expected = config.eta * learned.max() + (1 - config.eta) * learned.mean()
+            assert item.priority == pytest.approx(float(expected), rel=1e-5)
+            seen += item.learned == 8
+    assert len(sent) == len(tape.items)
+    assert seen > 20
+
+
+def act_again(blocks: list[Block], config: R2D2Config) -> np.ndarray:
+    """Absolute TD errors [T] of an episode that is whole, from one pass over all of it."""
+    policy = Policy(Counter(clock_spec()), clock_spec())
+    seen = [b.observation["observation"][: b.steps] for b in blocks[:-1]]
+    observations = np.concatenate([*seen, blocks[-1].observation["observation"]])
+    actions = np.concatenate([b.action for b in blocks])
+    rewards = np.concatenate([b.reward for b in blocks])
+    discounts = np.concatenate([b.discount for b in blocks])
+    carry, values = policy.start(1), []
+    for t, observation in enumerate(observations):
+        value, carry.recurrent_state = policy({"observation": observation[None]}, carry)
+        values.append(value[0])
+        if t < len(actions):
+            carry.previous_action[:], carry.previous_reward[:] = actions[t], rewards[t]
+    return r2d2.absolute_errors(np.array(values), actions, rewards, discounts, config)
+
+
+def test_what_an_actor_keeps_of_an_episode_does_not_grow_with_it() -> None:
+    vector = SyncVectorEnv([partial(Timer, 10**6)], autoreset_mode=AutoresetMode.DISABLED)
+    tape = Tape()
+    actor = make_actor(tape, slots=slice(0, 1), env=registry.wrap(vector, "tests/Clock-v0", {}))
+    kept = []
+    for _ in range(3):
+        take_turns(actor, 400)
+        own = actor._slots[0]
+        kept.append((sum(map(len, own.errors)), len(own.versions)))
+    assert kept[0] == kept[1] == kept[2]
+    assert max(kept[0]) < CONFIG.trace_length + CONFIG.burn_in + 2 * CONFIG.period
+    assert len(tape.items) > 200
+
+
+def test_values_that_are_not_finite_end_the_run_by_name() -> None:
+    parameters = Parameters()
+    parameters.publish(Version(0, 7), np.full(16, np.inf, np.float32))
+    actor = make_actor(Tape(), parameters=parameters)
+    with pytest.raises(DivergedError, match=r"values are not finite .* after 7 updates: lower le"):
+        take_turns(actor, 3)
+
+
+def test_rewards_too_large_for_an_error_end_the_run_by_name() -> None:
+    class Rich(Clock):
+        def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+            observation, _, *rest = super().step(action)
+            return (observation, 3e38, *rest)
+
+    vector = SyncVectorEnv([Rich] * 4, autoreset_mode=AutoresetMode.DISABLED)
+    actor = make_actor(Tape(), env=registry.wrap(vector, "tests/Clock-v0", {}))
+    with pytest.raises(DivergedError, match="scale rewards and observations down"):
+        take_turns(actor, 40)
+
+
 def test_a_single_slot_is_the_most_and_the_least_exploring_one() -> None:
-    actor = make_actor(Tape(), slots=slice(0, 1))
+    actor = make_actor(Tape(), slots=slice(0, 1), epsilons=[0.3])
     take_turns(actor, 60)
     figures = actor.metrics()
     assert figures["return_mean_exploiting"] == figures["return_mean"]

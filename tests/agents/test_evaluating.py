@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from recollect.agents import evaluating
 from recollect.agents.acting import Policy
 from recollect.agents.evaluating import Evaluator, evaluate, evaluation_seeds
 from recollect.agents.learning import FlatParameters
@@ -214,6 +215,15 @@ def test_an_evaluator_explores_if_it_is_told_to_and_uses_no_more_slots_than_it_n
         evaluator.step()
         assert evaluator.metrics()["return_mean"] < 2
     assert slots == [3, Policy.ROWS]
+
+
+def test_an_episode_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluating, "LONGEST", 7)
+    policy = Policy(Counter(spec()), spec())
+    played = evaluate(policy, env(3), 20, seed=4)
+    assert played.lengths.max() == 7
+    assert (played.lengths < 7).any()
+    np.testing.assert_array_equal(played.returns, played.lengths * (played.lengths + 1) / 2)
 
 
 def test_a_fault_in_evaluation_names_the_episode() -> None:

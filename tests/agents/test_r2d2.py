@@ -21,7 +21,7 @@ from recollect.parameters import Parameters
 from recollect.replay.batch import Batch
 from recollect.replay.store import Replay
 from recollect.replay.windows import Windows
-from recollect.types import ConfigError
+from recollect.types import ConfigError, DivergedError
 from tests.agents import clockwork
 from tests.agents.clockwork import Counter
 
@@ -371,11 +371,11 @@ def test_gradient_is_that_of_the_loss_by_finite_differences(huber: float) -> Non
 
 def test_the_rate_falls_linearly_to_nothing() -> None:
     """It is 0 when `decay_steps` environment steps are learned from, `replay_ratio` times each."""
-    config = replace(CONFIG, decay_steps=30)
+    config = replace(CONFIG, decay_steps=150)
     learner, _, _ = parts(config)
     rates, expected = [], []
-    while learner.learned_steps < config.replay_ratio * 30:
-        expected.append(1 - learner.learned_steps / (config.replay_ratio * 30))
+    while learner.learned_steps < config.replay_ratio * 150:
+        expected.append(1 - learner.learned_steps / (config.replay_ratio * 150))
         learner.step()
         rates.append(learner._adam.param_groups[0]["lr"] / CONFIG.learning_rate)
     assert rates == pytest.approx(expected)
@@ -430,11 +430,25 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(r2d2, "clip_by_norm", lambda vector, largest: float("nan"))
         learner.step()
-    assert (learner.updates, learner.skipped) == (0, 1)
+    assert (learner.updates, learner.skipped.total) == (0, 1)
     np.testing.assert_array_equal(learner.online_parameters.numpy(), before)
     learner.step()
     assert learner.updates == 1
     assert replay.metrics()
+
+
+def test_ten_updates_on_end_that_are_not_finite_end_the_run() -> None:
+    learner, _, _ = parts()
+    learner.skipped.on_end = 9
+    learner.step()
+    assert learner.skipped.on_end == 0, "one that is finite begins the count anew"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(r2d2, "clip_by_norm", lambda vector, largest: float("inf"))
+        for _ in range(9):
+            learner.step()
+        with pytest.raises(DivergedError, match=r"10 updates on end .* 'gradient_norm': inf"):
+            learner.step()
+    assert learner.counts()["skipped_updates"] == 10
 
 
 def watched(learner: Learner) -> list[tuple[Batch, Any]]:
@@ -530,7 +544,7 @@ def test_items_are_drawn_by_numbers_of_the_seed_the_epoch_and_the_update() -> No
         replay.sample = lambda uniforms, asked=asked, draw=draw: (
             asked.append(uniforms) or draw(uniforms)
         )
-        learner.skipped = 5  # none of these draws is made again
+        learner.skipped.total = 5  # none of these draws is made again
         for _ in range(3):
             learner.step()
         for update, uniforms in enumerate(asked, start=5):

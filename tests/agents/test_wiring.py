@@ -35,7 +35,7 @@ CONFIG = R2D2Config(
     n_step=3,
     gamma=0.9,
     refresh_period=7,
-    replay_steps=24,
+    replay_steps=160,
     min_replay_steps=8,
     replay_ratio=2.0,
     batch_size=2,
@@ -167,7 +167,8 @@ def test_trap_23_the_ladder_is_by_global_slot_over_processes(
     assert [first_slot for _, _, first_slot in (actor.policy for actor in actors)] == [0, 3]
     assert [actor.env.num_envs for actor in actors] == [3, 2]
     ladder = [0.5 ** (1 + 3 * i / 4) for i in range(5)]
-    np.testing.assert_allclose(np.concatenate([a.epsilons for a in actors]), ladder)
+    for actor in actors:
+        np.testing.assert_allclose(actor.epsilons, ladder, err_msg="of all slots of the run")
 
 
 def test_slots_spread_over_processes_change_no_bit_of_the_experience() -> None:
@@ -247,8 +248,32 @@ def test_a_program_is_told_the_seed_and_makes_every_network_of_it() -> None:
 def test_a_program_needs_the_bytes_it_may_use_or_those_of_its_steps() -> None:
     assert r2d2.program(replace(CONFIG, replay_bytes=10**6), spec(), 3).replay_bytes == 10**6
     blocks = wiring.block_spec(CONFIG, spec(), 2 * CONFIG.hidden)
-    need = memory_need(blocks, CONFIG.windows(), 24)
+    need = memory_need(blocks, CONFIG.windows(), 160)
     assert r2d2.program(CONFIG, spec(), 3).replay_bytes == need
+
+
+def test_a_replay_that_the_running_episodes_alone_would_fill_is_refused() -> None:
+    """A window lies in up to 4 blocks of 4, its errors take one more, and a turn may bring two."""
+    assert CONFIG.windows().blocks == 4
+    least = 5 * (4 + 1 + 2) * 4
+    r2d2.program(replace(CONFIG, replay_steps=least), spec(), 3)
+    said = f"replay_steps {least - 1} is too little for 5 actors: .* need {least}: raise replay_st"
+    with pytest.raises(ConfigError, match=said):
+        r2d2.program(replace(CONFIG, replay_steps=least - 1), spec(), 3)
+    blocks = wiring.block_spec(CONFIG, spec(), 2 * CONFIG.hidden)
+    need = memory_need(blocks, CONFIG.windows(), least)
+    r2d2.program(replace(CONFIG, replay_bytes=need), spec(), 3)
+    with pytest.raises(ConfigError, match=f"replay_bytes {need - 1:,} is too little for 5 actors"):
+        r2d2.program(replace(CONFIG, replay_bytes=need - 1), spec(), 3)
+
+
+def test_whole_trajectories_need_room_for_the_longest_of_every_slot() -> None:
+    recall = registry.env_spec("recollect/Recall-v0", {"delay": 28})  # 30 steps an episode
+    whole = replace(CONFIG, sequences="trajectories", burn_in=0)
+    least = 5 * (8 + 2) * 4
+    r2d2.program(replace(whole, replay_steps=least), recall, 3)
+    with pytest.raises(ConfigError, match=f"too little for 5 actors: .* need {least}"):
+        r2d2.program(replace(whole, replay_steps=least - 1), recall, 3)
 
 
 # -- network ---------------------------------------------------------------------------------------
@@ -298,16 +323,19 @@ def test_a_network_of_ones_own_is_found_in_the_working_directory(
     """It is called with what it needs to know, its random numbers drawn from the seed alone."""
     text = (
         "import torch\n"
+        "from tests.agents.clockwork import Counter\n"
         "def make(env_spec, config):\n"
-        "    return env_spec, config, torch.rand(1).item()\n"
+        "    network = Counter(env_spec)\n"
+        "    network.told = env_spec, config, torch.rand(1).item()\n"
+        "    return network\n"
     )
     (tmp_path / "a_network_here.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     made: Any = wiring.q_network(CONFIG, spec(), 3, "a_network_here:make")
     again: Any = wiring.q_network(CONFIG, spec(), 3, "a_network_here:make")
-    assert made[:2] == (spec(), CONFIG)
-    assert made == again
+    assert made.told[:2] == (spec(), CONFIG)
+    assert made.told == again.told
     assert sys.path.count(str(tmp_path)) == 1
     monkeypatch.delitem(sys.modules, "a_network_here")
 
@@ -316,6 +344,44 @@ def test_a_network_of_ones_own_is_found_in_the_working_directory(
 def test_a_network_is_named_by_module_and_name(name: str) -> None:
     with pytest.raises(ConfigError, match="a network is named module:name, got '"):
         wiring.load_network(name)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", "NoneType has no state_size or parameters"),
+        ("raise KeyError('x')", "making it raised KeyError: 'x'"),
+        ("return Wrong(lambda s, q: q)", "calling it raised ValueError: too many values"),
+        (
+            "return Wrong(lambda s, q: (q[:1], s))",
+            r"values \[1, 2, 3\] and state \[2, 3\] where \[3, 2, 3\] and \[2, 3\] were wanted",
+        ),
+        ("return Wrong(lambda s, q: (q, s[:, :1]))", r"and state \[2, 1\] where"),
+    ],
+)
+def test_a_network_that_does_not_keep_the_contract_is_refused_before_anything_begins(
+    body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        "from tests.agents.clockwork import Counter\n"
+        "class Wrong(Counter):\n"
+        "    def __init__(self, result):\n"
+        "        super().__init__(SPEC)\n"
+        "        self.result = result\n"
+        "    def forward(self, *arguments):\n"
+        "        q, state = super().forward(*arguments)\n"
+        "        return self.result(state, q)\n"
+        "def make(env_spec, config):\n"
+        "    global SPEC\n"
+        "    SPEC = env_spec\n"
+        f"    {body}\n"
+    )
+    (tmp_path / "a_wrong_network.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    sys.modules.pop("a_wrong_network", None)
+    with pytest.raises(ConfigError, match=f"network 'a_wrong_network:make': .*{message}"):
+        wiring.q_network(CONFIG, spec(), 3, "a_wrong_network:make")
 
 
 def test_a_network_that_cannot_be_imported_is_refused_by_name() -> None:

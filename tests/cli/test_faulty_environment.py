@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -128,6 +129,51 @@ def test_from_python_the_return_is_not_a_number_and_the_reason_is_there(tmp_run:
     assert "the final evaluation failed: evaluation episode " in run.fault
     assert run.dropped_episodes > 3
     assert run.updates == 0
+
+
+class Crash(Clock):
+    """Raises, or gives what does not fit, at its hundredth step."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(longest=20)
+        self.how, self.steps = how, 0
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        given = super().step(action)
+        if self.steps < 100:
+            return given
+        if self.how == "raises":
+            raise OSError("the link is down")
+        if self.how == "shape":
+            return (np.zeros(7, np.float32), *given[1:])
+        return (*given[:2], None, *given[3:])
+
+
+gymnasium.register("tests/Crash-v0", entry_point=Crash)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("raises", r"step raised OSError: the link is down \(.*test_faulty_environment.py, line "),
+        ("shape", r"has shape \(7,\), its space says \(3,\) \(from step\): mend its space or its"),
+        ("flag", "terminated is None and truncated is .*, True or False were wanted"),
+    ],
+)
+def test_an_environment_that_fails_is_named_in_one_line_and_what_was_learned_is_kept(
+    how: str, message: str, tmp_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*WORDS.replace("Holes", "Crash").split(), str(tmp_run)]
+    words[words.index("--env-steps") + 1] = "9000"
+    assert cli.main([*words, "--env-kwargs", json.dumps({"how": how})]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.match(r"recollect: environment tests/Crash-v0, slot \d: .*" + message, said), said
+    assert f"what was learned lies in {tmp_run}: recollect evaluate" in said
+    assert json.loads((tmp_run / "status.json").read_text())["state"].startswith("failed: ")
+    assert recollect.load(tmp_run).env_steps > 300
+    assert (tmp_run / "curve.png").is_file()
 
 
 def test_without_holes_nothing_of_this_is_said(

@@ -84,14 +84,14 @@ def test_an_interrupt_says_where_the_rest_lies(
     monkeypatch: pytest.MonkeyPatch, tmp_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(job: Any, run_dir: Path, *, verbose: bool) -> None:
-        Path(run_dir).mkdir()
+        Path(run_dir, "checkpoints").mkdir(parents=True)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "execute", interrupted)
     assert train(f"r2d2 --env recollect/Recall-v0 --run-dir {tmp_run}") == 130
-    assert capsys.readouterr().err == (
-        f"recollect: interrupted: what was written lies in {tmp_run}\n"
-    )
+    said = capsys.readouterr().err
+    assert said.startswith(f"recollect: interrupted; what was learned lies in {tmp_run}: ")
+    assert said.endswith(f"recollect evaluate {tmp_run}\n")
 
 
 def test_help_shows_the_defaults_of_the_agent_the_preset_and_the_environment(

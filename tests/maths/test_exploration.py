@@ -82,9 +82,10 @@ def test_the_largest_uniform_is_the_last_action(dtype: type) -> None:
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="num_actors must be at least 1, got 0"):
         epsilon_ladder(0)
-    for base in (0, 1.1, math.nan):
+    for base in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="base must be in"):
             epsilon_ladder(3, base=base)
+    assert epsilon_ladder(3, base=0).tolist() == [0, 0, 0], "nobody explores"
     for alpha in (-1, math.nan):
         with pytest.raises(ValueError, match="alpha must be at least 0"):
             epsilon_ladder(3, alpha=alpha)

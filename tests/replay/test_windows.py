@@ -153,7 +153,7 @@ def test_a_trajectory_is_one_window_of_the_whole_episode(period: int, steps: int
         ({"period": 0}, "period must be a whole number of at least 1, not 0"),
         ({"tail": -1}, "tail must be a whole number of at least 0, not -1"),
         ({"tail": 0.5}, "tail must be a whole number of at least 0, not 0.5"),
-        ({"period": 5}, "period 5 is longer than trace 4.*shorten period or lengthen trace"),
+        ({"period": 5}, "period 5 is longer than trace_length 4.*shorten period or raise trace_l"),
         ({"trajectory": True}, "use Windows.trajectories"),
     ],
 )
