@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +20,17 @@ def code(page: str) -> str:
     """The one Python example of a page."""
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     return str(block)
+
+
+def command(words: str) -> str:
+    """What the installed command prints, run where the user is."""
+    script = Path(sys.executable).with_name("recollect")
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [script, *words.split()], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(autouse=True)
@@ -39,17 +53,10 @@ def test_a_network_of_ones_own() -> None:
     text = code("docs/own_network.md")
     assert len(text.splitlines()) < 40
     Path("my_network.py").write_text(text)
-    run = recollect.train(
-        "r2d2",
-        env="recollect/Recall-v0",
-        env_kwargs={"delay": 2},
-        env_steps=3000,
-        network="my_network:MyNetwork",
-        evaluation_period=0,
-        min_replay_steps=500,
-    )
-    assert run.updates > 10
-    agent = recollect.load(run)
+    words = "--network my_network:MyNetwork --env-steps 3000 --min-replay-steps 500"
+    command(f"train r2d2 --env recollect/Recall-v0 {words} --evaluation-period 0 --run-dir run")
+    agent = recollect.load("run")
+    assert agent.meta["updates"] > 10
     assert type(agent.policy.network).__name__ == "MyNetwork"
     sys.modules.pop("my_network")
 
@@ -58,6 +65,7 @@ def test_an_environment_of_ones_own() -> None:
     text = code("docs/own_environment.md")
     assert len(text.splitlines()) < 40
     Path("my_env.py").write_text(text)
-    run = recollect.train("r2d2", env="my_env:Echo-v0", env_steps=6000, evaluation_period=0)
-    assert recollect.evaluate(run, episodes=100)["return_mean"] > 0.9
-    sys.modules.pop("my_env")
+    words = "--env-steps 6000 --evaluation-period 0 --run-dir run"
+    command(f"train r2d2 --env my_env:Echo-v0 {words}")
+    figures = json.loads(command("evaluate run --episodes 100 --json").splitlines()[-1])
+    assert figures["return_mean"] > 0.9
