@@ -131,9 +131,7 @@ def agent(name: str) -> Agent:
     return AGENTS[name]
 
 
-def resolve(
-    name: str, preset: str, env: EnvSpec, env_steps: int | None = None
-) -> tuple[Any, int]:
+def resolve(name: str, preset: str, env: EnvSpec, env_steps: int | None = None) -> tuple[Any, int]:
     """Config and environment steps of an agent's preset on an environment.
 
     Args:
