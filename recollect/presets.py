@@ -116,11 +116,23 @@ AGENTS: dict[str, Agent] = {
 }
 
 
+MANY = 12
+"""More names than these are not listed in an error."""
+
+
 def nearest(kind: str, name: str, known: Iterable[str], shown: str = "{}") -> ConfigError:
-    """The error for a name nobody knows: it names the nearest one, or all where none is near."""
+    """The error for a name nobody knows: it names the nearest one, or what there is instead."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {shown.format(close[0])}?" if close else f"known: {', '.join(known)}"
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    if close:
+        hint = f"did you mean {shown.format(by_lower[close[0]])}?"
+    elif len(known) <= MANY:
+        hint = f"known: {', '.join(known)}"
+    elif kind == "setting":
+        hint = f"recollect train --help shows all {len(known)}"
+    else:
+        hint = f"known: {', '.join(known[:MANY])} and {len(known) - MANY} more"
     return ConfigError(f"unknown {kind} {shown.format(name)}: {hint}")
 
 

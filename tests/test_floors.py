@@ -25,6 +25,7 @@ FLOORS = {
     **dict.fromkeys(("training", "evaluation"), 5),
     "studies": 6,
     "cli": 7,
+    "__main__": 8,
 }
 LIBRARY = "recollect"
 """The front door: hands out what stands on floor 5 or below, so it counts as floor 5."""

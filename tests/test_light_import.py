@@ -31,6 +31,7 @@ def packages_loaded_by(statement: str) -> set[str]:
         "import recollect",
         "import recollect; dir(recollect); recollect.__version__",
         "from recollect import ConfigError",
+        "import recollect.__main__",
         "import recollect.roles, recollect.program, recollect.parameters",
     ],
 )

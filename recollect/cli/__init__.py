@@ -23,7 +23,7 @@ COMMANDS = ("train", "evaluate", "plot")
 HELP = """\
 recollect trains agents from replayed experience gathered by many actors.
 
-usage: recollect COMMAND ...
+usage: {program} COMMAND ...
 
   train AGENT --env ID   train an agent (r2d2, drqn) on a Gymnasium environment
   evaluate RUN           play episodes with a trained agent and print returns
@@ -33,7 +33,7 @@ usage: recollect COMMAND ...
   --version              which recollect this is
 
 begin with:
-  recollect train r2d2 --env recollect/PositionCartPole-v0"""
+  {program} train r2d2 --env recollect/PositionCartPole-v0"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `recollect`; None: those of this process.
     """
+    _open_closed_streams()
     try:
         code = _answer(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _refuse(str(error), 1)
+        from recollect.run.folder import reason
+
+        return _refuse(reason(error), 1)
 
 
 def _answer(words: list[str]) -> int:
@@ -74,11 +77,14 @@ def _answer(words: list[str]) -> int:
 
 
 def _command(words: list[str]) -> None:
+    from recollect.cli.words import program
     from recollect.presets import nearest
 
+    if words[:1] == ["help"] and words[1:]:
+        words = [*words[1:], "--help"]
     first = words[0] if words else "--help"
     if first in ("--help", "-h", "help"):
-        print(HELP)
+        print(HELP.format(program=program()))
     elif first == "--version":
         print(f"recollect {__version__}")
     elif first in COMMANDS:
@@ -87,6 +93,13 @@ def _command(words: list[str]) -> None:
         raise nearest("option", first, ("--help", "--version"))
     else:
         raise nearest("command", first, COMMANDS)
+
+
+def _open_closed_streams() -> None:
+    """Where the shell closed a stream, by `>&-`, Python has None: what is written goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 def _refuse(message: str, code: int) -> int:

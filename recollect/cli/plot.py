@@ -36,8 +36,8 @@ def command(given: Sequence[str]) -> None:
     if words.wants_help(given):
         words.show_page(
             "plot RUN... [OPTION ...]",
-            "Draws learning curves. Runs of one agent and environment become one line: the mean "
-            "over their seeds, from three seeds on with its 95% interval. Without --out, one run "
+            "Draws learning curves. Runs that differ in nothing but the seed become one line: the "
+            "mean over them, from three seeds on with its 95% interval. Without --out, one run "
             "is drawn into its own folder, several into curves.png here.",
             {"what": [Option("RUN...", "", "folders of runs"), *OPTIONS]},
         )
@@ -50,8 +50,12 @@ def command(given: Sequence[str]) -> None:
         many=True,
         required="plot needs a run: give its folder",
     )
-    folders = [RunFolder.open(run) for run in found["RUN"]]
+    folders = [RunFolder.open(run) for run in curves.distinct(found["RUN"])]
     out = Path(found["out"]) if "out" in found else _out(folders, found["metric"])
+    if out.is_dir():
+        raise ConfigError(
+            f"--out: {out} is a folder: name the image in it, such as {out / 'a.png'}"
+        )
     if out.suffix.lower() not in FORMATS:
         raise ConfigError(f"--out: wanted a file that ends in .png, .svg or .pdf, got {str(out)!r}")
     if not out.parent.is_dir():

@@ -22,6 +22,7 @@ GROUPS = {
     "batch_size": "learning",
     "torso_sizes": "network",
     "evaluation_period": "evaluation",
+    "keep_states": "studies",
 }
 """The field that begins each group of a help page, and the group's title."""
 
@@ -86,6 +87,8 @@ def read(name: str, given: str | Sequence[str], config: type) -> Any:
     """
     kind = get_type_hints(config)[name]
     words = [given] if isinstance(given, str) else list(given)
+    if _many(kind) and [word.lower() for word in words] == ["none"]:
+        return ()
     if kind is bool:
         words = [word.capitalize() if word.lower() in _YES_NO else word for word in words]
     if kind is int or _many(kind):
@@ -134,7 +137,7 @@ def _wanted(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     if _many(kind):
-        return "whole numbers, such as 64 64"
+        return "whole numbers, such as 64 64, or none"
     return {int: "a whole number", float: "a number", bool: "True or False"}.get(kind, "a word")
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
+import re
+import shlex
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from recollect.types import ConfigError
@@ -60,6 +65,7 @@ HELP = Option("--help", "", "this page")
 
 
 _PLAIN = "words of no option"
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,11 +95,12 @@ def parse(
         command: its name. words: what comes after it; `_` in a flag counts as `-`.
         options: every option there is.
         positional: the name under which the words of no option are found. many: as a list.
-        required: the refusal where there are none; empty: None is their value.
+        required: the refusal where there are none, or an empty one; empty: None is their value.
     Raises:
         ConfigError: an unknown option, with the nearest one; a value that is missing or wrong.
     """
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser._negative_number_matcher = _NEGATIVE  # argparse's own does not know -1e-4
     parser.add_argument(_PLAIN, nargs="*")
     for option in options:
         default = {} if option.default is None else {"default": option.default}
@@ -108,7 +115,9 @@ def parse(
             raise _unknown(command, word.partition("=")[0], options)
     found = vars(known)
     plain = [*found.pop(_PLAIN, []), *unknown]
-    if not plain and required:
+    if not plain and not many:
+        plain = _taken_along(found, options)
+    if required and not all(plain or [""]):
         raise ConfigError(required)
     if not many and len(plain) > 1:
         raise ConfigError(f"unexpected word {plain[1]!r}: {positional} is {plain[0]!r}")
@@ -116,10 +125,40 @@ def parse(
     return found
 
 
+def _taken_along(found: dict[str, Any], options: Sequence[Option]) -> list[str]:
+    """The plain word that an option of many numbers took along: `--sizes 64 64 r2d2`."""
+    for option in options:
+        values = found.get(option.name) if option.many else None
+        if values and len(values) > 1 and not re.match(r"[-+.\d]|none$", values[-1]):
+            return [values.pop()]
+    return []
+
+
 def _unknown(command: str, flag: str, options: Sequence[Option]) -> ConfigError:
-    near = difflib.get_close_matches(flag, [option.flag for option in options], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"recollect {command} --help shows what there is"
+    """The error for an unknown option; it names those with these initials, or the nearest."""
+    given = flag.strip("-").lower()
+    names = [option.flag[2:] for option in options]
+    near = [n for n in names if len(given) > 1 and given == "".join(w[0] for w in n.split("-"))]
+    near = near or difflib.get_close_matches(given, names, n=1)
+    hint = f"{program()} {command} --help shows what there is"
+    if near:
+        hint = f"did you mean {' or '.join('--' + name for name in near)}?"
     return ConfigError(f"unknown option {flag}: {hint}")
+
+
+def program() -> str:
+    """This command as one can type it again: `recollect`, its script's path, or through Python."""
+    script = Path(sys.argv[0] if sys.argv else "")
+    if script.stem != "recollect" or not script.is_file():
+        return "python -m recollect"
+    script = Path(os.path.abspath(script))
+    found = shutil.which("recollect")
+    if found and Path(found).resolve() == script.resolve():
+        return "recollect"
+    here = Path.cwd()
+    if here in script.parents:
+        return shlex.quote(("./" if here == script.parent else "") + str(script.relative_to(here)))
+    return shlex.quote(str(script))
 
 
 def wants_help(words: Sequence[str]) -> bool:
@@ -130,7 +169,7 @@ def wants_help(words: Sequence[str]) -> bool:
 def show_page(usage: str, about: str, groups: dict[str, Sequence[Option]]) -> None:
     """Print a help page as wide as the terminal, at most 100 columns."""
     width = min(shutil.get_terminal_size().columns, 100)
-    lines = [f"usage: recollect {usage}", "", *textwrap.wrap(about, width)]
+    lines = [f"usage: {program()} {usage}", "", *textwrap.wrap(about, width)]
     for number, (title, options) in enumerate(groups.items()):
         lines += ["", f"{title:{FLAGS}}{'default' if number == 0 else ''}".rstrip()]
         for option in options:
@@ -139,13 +178,13 @@ def show_page(usage: str, about: str, groups: dict[str, Sequence[Option]]) -> No
 
 
 def whole(word: str) -> int:
-    """A whole number; 70_000 and 1e6 are ones."""
+    """A whole number; 70_000, 1e6, 100k and 1.5M are ones."""
     try:
         return int(word)
     except ValueError:
         pass
     try:
-        value = float(word)
+        value = float(re.sub("[mM]$", "e6", re.sub("[kK]$", "e3", word)))
     except ValueError:
         value = 0.5
     if not value.is_integer():

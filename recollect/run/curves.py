@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -38,6 +39,12 @@ INTERVAL_SEEDS = 3
 """Of two seeds the interval is 13 times as long as they are apart: it shows nothing."""
 
 INCHES, DOTS_PER_INCH = (8.0, 5.0), 100  # 800 x 500
+LEGEND_ROWS, LEGEND_CHARACTERS = 3, 110
+"""What of a legend the image has room for: more rows make it higher."""
+
+NAME_CHARACTERS = 60
+NOT_OF_A_GROUP = ("seed", "preset", "env_steps")
+"""What the runs of a group may differ in: a preset is where a config came from, not what it is."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +106,12 @@ def draw(
     """Draw runs into an image.
 
     One run: its greedy return, and faintly its training return. Several: one line a group, the mean
-    over seeds, from three seeds on with its 95% interval, the seeds themselves faint behind it.
+    over seeds, from three seeds on with its 95% interval, the runs themselves faint behind it.
+    Runs of one seed are one seed; a folder given twice is one run.
 
     Args:
-        runs: folders of runs, grouped by what their configs say of agent, environment and label; or
-            groups by name.
+        runs: folders of runs, grouped by all that their configs say but the seed and how long they
+            were to be; or groups by name.
         out: the image; its suffix says the format (.png, .svg, .pdf). Written whole or not at all.
         metric: what is drawn, a name in metrics.jsonl.
         x: against what: env_steps, frames, updates or seconds.
@@ -114,24 +122,30 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter
 
-    groups, title = _grouped(runs)
+    groups, title, envs = _grouped(runs)
     figure = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     folders = [folder for group in groups.values() for folder in group]
-    y_label = LABELS.get(metric, metric)
+    x_label, y_label = LABELS.get(x, x), LABELS.get(metric, metric)
     if len(folders) == 1:
         drawn = _draw_run(axes, folders[0], metric, x)
         y_label = "return" if metric == GREEDY else y_label
+        if drawn:
+            axes.legend(fontsize=10, frameon=False, loc="best")
     else:
-        drawn = _draw_groups(axes, groups, metric, x)
-        largest = max(len(group) for group in groups.values())
-        if largest > 1:
-            interval = ", 95% interval" if largest >= INTERVAL_SEEDS else ""
-            y_label += f" (mean over seeds{interval})"
+        seeds, without = _draw_groups(axes, groups, metric, x)
+        drawn = bool(seeds)
+        if max(seeds, default=0) > 1:
+            interval = ", 95% interval" if max(seeds) >= INTERVAL_SEEDS else ""
+            y_label += f"\n(mean over seeds{interval})"
+        if without:
+            x_label += f" ({_count(without, 'run')} without data)"
+        if drawn:
+            _legend_below(figure, "of different environments" if envs > 1 else "")
 
     axes.set_title(title, fontsize=13, loc="left", pad=10)
-    axes.set_xlabel(LABELS.get(x, x), fontsize=11)
+    axes.set_xlabel(x_label, fontsize=11)
     axes.set_ylabel(y_label, fontsize=11)
     axes.tick_params(labelsize=10, length=0)
     axes.grid(color="#E6E6E6", linewidth=0.8)
@@ -140,9 +154,7 @@ def draw(
     axes.spines["bottom"].set_color("#999999")
     if x != "seconds":
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if drawn:
-        axes.legend(fontsize=10, frameon=False, loc="best")
-    else:
+    if not drawn:
         axes.set(xticks=[], yticks=[])
         axes.text(
             0.5,
@@ -183,28 +195,37 @@ def _draw_run(axes: Any, run: Path, metric: str, x: str) -> bool:
     return drawn
 
 
-def _draw_groups(axes: Any, groups: Mapping[str, Sequence[Path]], metric: str, x: str) -> bool:
-    """A line a group; whether there was anything to draw."""
-    seeds_low, seeds_high = [], []
+def _draw_groups(
+    axes: Any, groups: Mapping[str, Sequence[Path]], metric: str, x: str
+) -> tuple[list[int], int]:
+    """A line a group: how many seeds each has, and how many runs are in groups without data."""
+    lows, highs, counts, without = [], [], [], 0
     for index, (name, runs) in enumerate(groups.items()):
+        by_seed: dict[str, list[Curve]] = {}
+        for run in runs:
+            curve = load_curve(run, metric, x)
+            if len(curve.x):
+                by_seed.setdefault(_seed(run), []).append(curve)
+        curves = [curve for of_seed in by_seed.values() for curve in of_seed]
+        if not curves:
+            without += len(runs)
+            continue
+        label = f"{name}, " if name else ""
+        label += f"{_count(len(curves), 'run')} of " if len(curves) > len(by_seed) else ""
+        label += _count(len(by_seed), "seed")
+        if len(curves) < len(runs):
+            label += f" ({_count(len(runs) - len(curves), 'run')} without data)"
         colour = COLOURS[index % len(COLOURS)]
         style = STYLES[index // len(COLOURS) % len(STYLES)]
-        every = [load_curve(run, metric, x) for run in runs]
-        curves = [curve for curve in every if len(curve.x)]
-        label = f"{name}, " if name else ""
-        label += f"{len(curves)} seed{'' if len(curves) == 1 else 's'}"
-        if len(curves) < len(every):
-            label += f" ({len(every) - len(curves)} without data)"
-        at = mean = np.empty(0)
-        if curves:
-            at, mean, low, high = mean_curve(curves)
-            seeds_low.append(min(curve.y.min() for curve in curves))
-            seeds_high.append(max(curve.y.max() for curve in curves))
+        at, mean, low, high = mean_curve([_seed_curve(of_seed) for of_seed in by_seed.values()])
+        counts.append(len(by_seed))
+        lows.append(min(curve.y.min() for curve in curves))
+        highs.append(max(curve.y.max() for curve in curves))
         if len(curves) > 1:
             for curve in curves:
                 axes.plot(curve.x, curve.y, color=colour, linewidth=0.8, alpha=0.25)
-            if len(curves) >= INTERVAL_SEEDS:
-                axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(by_seed) >= INTERVAL_SEEDS:
+            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(
             at,
             mean,
@@ -215,13 +236,42 @@ def _draw_groups(axes: Any, groups: Mapping[str, Sequence[Path]], metric: str, x
             marker=_marker(at),
             markersize=5,
         )
-    if not seeds_low:
-        return False
+    if not counts:
+        return [], without
     # The scale is the seeds' own: of few, the interval reaches far beyond them.
-    low_end, high_end = min(seeds_low), max(seeds_high)
+    low_end, high_end = min(lows), max(highs)
     margin = 0.08 * (high_end - low_end) or 0.5
     axes.set_ylim(low_end - margin, high_end + margin)
-    return True
+    return counts, without
+
+
+def _legend_below(figure: Any, title: str) -> None:
+    """The legend below the axes, where it hides nothing; a long one makes the image higher."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    columns = max(1, min(len(labels), LEGEND_CHARACTERS // (max(map(len, labels)) + 8)))
+    rows = -(-len(labels) // columns) + bool(title)
+    width, height = INCHES
+    figure.set_size_inches(width, height + 0.2 * max(0, rows - LEGEND_ROWS))
+    figure.legend(
+        handles,
+        labels,
+        title=title or None,
+        ncols=columns,
+        fontsize=10,
+        title_fontsize=10,
+        frameon=False,
+        loc="outside lower center",
+    )
+
+
+def _seed_curve(curves: Sequence[Curve]) -> Curve:
+    """The runs of one seed as one: at every x of any, the mean of those that have been there.
+
+    A run that was broken off, and begun again with its seed, does not cut the new one short.
+    """
+    x = np.unique(np.concatenate([curve.x for curve in curves]))
+    every = [np.interp(x, curve.x, curve.y, left=np.nan, right=np.nan) for curve in curves]
+    return Curve(x, np.nanmean(np.stack(every), axis=0))
 
 
 def _marker(x: Array) -> str:
@@ -231,31 +281,106 @@ def _marker(x: Array) -> str:
 
 def _grouped(
     runs: Sequence[AnyPath] | Mapping[str, Sequence[AnyPath]],
-) -> tuple[dict[str, list[Path]], str]:
-    """Runs by the name of their group, and the title: what all groups have in common."""
+) -> tuple[dict[str, list[Path]], str, int]:
+    """Runs by the name of their group, the title, and how many environments they are of."""
     if isinstance(runs, Mapping):
-        groups = {name: [Path(run) for run in group] for name, group in runs.items() if group}
-        about = {_about(run) for group in groups.values() for run in group}
+        groups = {name: distinct(group) for name, group in runs.items() if group}
+        abouts = [_about(run) for group in groups.values() for run in group]
     else:
-        by_about: dict[tuple[str, str, str], list[Path]] = {}
-        for run in runs:
-            by_about.setdefault(_about(run), []).append(Path(run))
-        about = set(by_about)
-        differ = [len(set(column)) > 1 for column in zip(*about, strict=True)]
-        groups = {}
-        for key, group in by_about.items():
-            name = ", ".join(v for v, d in zip(key, differ, strict=True) if d and v)
-            groups.setdefault(name or ("" if len(about) == 1 else key[0]), []).extend(group)
+        by_about: dict[str, list[Path]] = {}
+        first: dict[str, dict[str, str]] = {}
+        for run in distinct(runs):
+            about = _about(run)
+            key = json.dumps(about, sort_keys=True)
+            first.setdefault(key, about)
+            by_about.setdefault(key, []).append(run)
+        abouts = list(first.values())
+        groups = dict(zip(_names(abouts), by_about.values(), strict=True))
     if not groups:
         raise ValueError("no runs to draw: give at least one run's folder")
-    columns = [set(column) for column in zip(*about, strict=True)]
-    return groups, ", ".join(next(iter(c)) for c in columns if len(c) == 1 and c != {""})
+    common = [
+        _part(key, value)
+        for key, value in abouts[0].items()
+        if key in ("agent", "env") or key.startswith("kwargs.")
+        if value and all(about.get(key) == value for about in abouts)
+    ]
+    envs = {about.get("env") for about in abouts}
+    return groups, _brief(common), len(envs)
 
 
-def _about(run: AnyPath) -> tuple[str, str, str]:
-    """Agent, environment and label, as the run's config has them; `env` is an id or has one."""
+def _names(abouts: Sequence[Mapping[str, str]]) -> list[str]:
+    """A name for each group: in what it differs from the others.
+
+    Settings count where they differ among groups of one agent, and arguments of an environment
+    where they differ among groups of that one: what comes with a name is said by the name.
+    """
+    said: list[list[str]] = [[] for _ in abouts]
+    for key in dict.fromkeys(key for about in abouts for key in about):
+        whose = {"config": "agent", "kwargs": "env"}.get(key.partition(".")[0], "")
+        peers: dict[str, set[str | None]] = {}
+        for about in abouts:
+            peers.setdefault(about.get(whose, ""), set()).add(about.get(key))
+        differ = {of for of, values in peers.items() if len(values) > 1}
+        for parts, about in zip(said, abouts, strict=True):
+            if about.get(whose, "") in differ or (differ and key in about):
+                parts.append(_part(key, about.get(key)))
+    names: list[str] = []
+    for parts in said:
+        name = _brief(parts)
+        same = sum(other == name or other.startswith(f"{name} (") for other in names)
+        names.append(f"{name} ({same + 1})" if same else name)
+    return names
+
+
+def _part(key: str, value: str | None) -> str:
+    """How a name says it: agents and environments by themselves, the rest with their names."""
+    name = key.rpartition(".")[2]
+    if not value:
+        return f"default {name}"
+    return value if key in ("agent", "env") else f"{name}={value}"
+
+
+def _brief(parts: Sequence[str]) -> str:
+    """The parts in a row, as many as have room."""
+    whole = ", ".join(parts)
+    if len(whole) <= NAME_CHARACTERS:
+        return whole
+    cut = whole[: NAME_CHARACTERS - 3]
+    return (cut.rpartition(", ")[0] + ", " if ", " in cut else cut) + "..."
+
+
+def _about(run: AnyPath) -> dict[str, str]:
+    """What makes a run's group, flat: `agent`, `env`, `kwargs.delay`, `network`, `config.burn_in`.
+
+    In the order in which a name says it; `env` is an id or has one.
+    """
     config = RunFolder.open(run).config()
-    env = config.get("env", "")
-    if isinstance(env, dict):
-        env = env.get("id", "")
-    return str(config.get("agent", "")), str(env), str(config.get("label") or "")
+    env = config.pop("env", "")
+    env = env if isinstance(env, dict) else {"id": env}
+    settings = config.pop("config", {})
+    about = {"agent": config.pop("agent", ""), "env": env.get("id", "")}
+    for prefix, inner in (("kwargs.", env.get("kwargs")), ("", config), ("config.", settings)):
+        for key, value in inner.items() if isinstance(inner, dict) else ():
+            if prefix or key not in NOT_OF_A_GROUP:
+                about[prefix + key] = value
+    return {
+        key: (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
+        for key, value in about.items()
+    }
+
+
+def _seed(run: AnyPath) -> str:
+    """Its seed; of a run that says none, its folder."""
+    return str(RunFolder.open(run).config().get("seed", Path(run)))
+
+
+def distinct(runs: Sequence[AnyPath]) -> list[Path]:
+    """The folders, each once however often and by whatever path it is given."""
+    folders: dict[Path, Path] = {}
+    for run in runs:
+        folders.setdefault(Path(run).resolve(), Path(run))
+    return list(folders.values())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -30,6 +30,7 @@ from typing import Any
 from recollect.types import ConfigError
 
 CONFIG_BYTES_LIMIT = 4 << 20
+RUNS_SHOWN = 5
 PACKAGES = (
     "recollect",
     "numpy",
@@ -77,7 +78,10 @@ class RunFolder:
             raise ConfigError(f"the config cannot be written as JSON: {error}") from error
         run.refuse_if_taken()
         created = not run.path.exists()
-        run.path.mkdir(parents=True, exist_ok=True)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_be_made(run.path, error.strerror or str(error)) from error
         try:
             write_atomic(run.system_path, json.dumps(describe_system(), indent=2).encode())
             write_atomic(run.config_path, text.encode())
@@ -97,6 +101,8 @@ class RunFolder:
         Raises:
             ConfigError: if no run is there; it names the run beside it with the nearest name.
         """
+        if not os.fspath(path):
+            raise ConfigError("a run is a folder, got an empty name: give the run's folder")
         run = cls(path)
         if run.config_path.is_file():
             return run
@@ -153,8 +159,8 @@ class RunFolder:
             return read_json(self.config_path, CONFIG_BYTES_LIMIT)
         except (OSError, ValueError) as error:
             raise ConfigError(
-                f"{error}. A run cannot go on without its config: restore the file from a copy, "
-                "or start a new run"
+                f"{reason(error)}. A run cannot go on without its config: restore the file from a "
+                "copy, or start a new run"
             ) from error
 
     def status(self) -> dict[str, Any]:
@@ -172,25 +178,26 @@ class RunFolder:
         write_atomic(self.status_path, json.dumps(dict(status), indent=2).encode())
 
     def refuse_if_taken(self) -> None:
-        """Raise ConfigError if the folder holds anything, so that no new run can be made there."""
-        if self.config_path.exists():
+        """Raise ConfigError if no new run can be made there: the folder must be new, or empty."""
+        try:
+            above = next(path for path in (self.path, *self.path.parents) if path.exists())
+            others = sorted(os.listdir(above)) if above == self.path and above.is_dir() else []
+        except OSError as error:
+            raise _cannot_be_made(self.path, error.strerror or str(error)) from error
+        if "config.json" in others:
             raise ConfigError(
-                f"{self.path} already holds a run: give another folder with --run-dir, "
-                "or delete this one"
+                f"{self.path} already holds a run: name another folder, or delete this one"
             )
-        if not self.path.exists():
-            return
-        if not self.path.is_dir():
-            raise ConfigError(
-                f"{self.path} is a file, and a run needs a folder: give another with --run-dir"
-            )
-        others = sorted(entry.name for entry in self.path.iterdir())
+        if not above.is_dir():
+            raise ConfigError(f"{above} is a file, and a run needs a folder: name another folder")
         if others:
             shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             raise ConfigError(
                 f"{self.path} is not empty (it holds {shown}), and a run needs a folder of its "
-                "own: give another with --run-dir, or delete this one"
+                "own: name another folder, or delete this one"
             )
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise _cannot_be_made(self.path, f"one may not write in {above}")
 
 
 def default_run_dir(
@@ -271,13 +278,31 @@ def read_json(path: Path, bytes_limit: int) -> dict[str, Any]:
     return value
 
 
+def reason(error: Exception) -> str:
+    """What an error says; of the system's, the file and what is wrong with it, without a number."""
+    if isinstance(error, OSError) and error.strerror:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part is not None)
+    return str(error)
+
+
+def _cannot_be_made(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"the run's folder {path} cannot be made: {why}. Name another folder")
+
+
 def _nearest(path: Path) -> str:
     """Which run a mistyped path may have meant."""
     with contextlib.suppress(OSError):
+        inside = sorted(str(entry.parent) for entry in path.glob("*/config.json"))
+        if inside:
+            more = f" and {len(inside) - RUNS_SHOWN} more" if len(inside) > RUNS_SHOWN else ""
+            return f"It holds runs: {', '.join(inside[:RUNS_SHOWN])}{more}"
         runs = [entry.parent.name for entry in path.parent.glob("*/config.json")]
         near = difflib.get_close_matches(path.name, runs, n=1, cutoff=0.6)
         if near:
             return f"Did you mean {path.parent / near[0]}?"
+        for above in list(path.parents)[:2]:
+            if path.exists() and (above / "config.json").is_file():
+                return f"Did you mean {above}?"
         if runs:
             there = "is 1 run" if len(runs) == 1 else f"are {len(runs)} runs"
             return f"There {there} in {path.parent}, none with a name near it"

@@ -12,7 +12,7 @@ import pytest
 from recollect import __version__, cli
 
 TRAIN = ["train", "r2d2", "--env", "recollect/PositionCartPole-v0"]
-HINT = "recollect train --help shows what there is"
+HINT = "python -m recollect train --help shows what there is"
 
 WRONG = [
     # words, the whole line on stderr or its beginning and "..."
@@ -20,6 +20,13 @@ WRONG = [
     (["--versin"], "unknown option --versin: did you mean --version?"),
     (["train"], "train needs an agent: r2d2, drqn, as in ..."),
     (["train", "r2d3"], "unknown agent r2d3: did you mean r2d2?"),
+    (["train", "R2D2"], "unknown agent R2D2: did you mean r2d2?"),
+    (["help", "trian"], "unknown command trian: did you mean train?"),
+    ([*TRAIN, "--lr", "3"], "unknown option --lr: did you mean --learning-rate?"),
+    ([*TRAIN, "--learning-rate", "-1e-4"], "--learning-rate must ..."),
+    ([*TRAIN, "--gamma", "-inf"], "--gamma: wanted a finite number, got -inf"),
+    (["train", "--torso-sizes", "7", "5", "r2d2"], "train needs an environment: ..."),
+    ([*TRAIN, "--run-dir", "taken/note.txt/run"], "taken/note.txt is a file, and a run needs ..."),
     (["train", "r2d2"], "train needs an environment: add --env ID, ..."),
     ([*TRAIN[:3], "recollect/Recal-v0"], "no environment 'recollect/Recal-v0' is ..."),
     ([*TRAIN[:3], "nowhere.at_all:Name-v0"], "environment 'nowhere.at_all:Name-v0' ..."),
@@ -46,6 +53,9 @@ WRONG = [
     ([*TRAIN, "--run-dir", "taken"], "taken is not empty (it holds note.txt), ..."),
     ([*TRAIN, "more"], "unexpected word 'more': AGENT is 'r2d2'"),
     (["evaluate"], "evaluate needs a run: give its folder"),
+    (["evaluate", ""], "evaluate needs a run: give its folder"),
+    (["plot", "empty", ""], "plot needs a run: give its folder"),
+    (["evaluate", "."], ". is not a run: it has no config.json. It holds runs: damaged, empty"),
     (["evaluate", "nothing"], "nothing is not a run: ..."),
     (["evaluate", "empty"], "there is no 'last' checkpoint in empty/checkpoints"),
     (["evaluate", "empty", "--which", "bst"], "unknown parameters bst: did you mean best?"),
@@ -135,11 +145,12 @@ def test_wrong_words_are_answered_by_one_line_before_torch_is_loaded(
 
 def test_help_and_version_load_nothing_heavy(tmp_path: Path) -> None:
     lines = [[], ["--help"], ["--version"], ["train", "--help"], ["train", "drqn", "-h"]]
-    lines += [["evaluate", "--help"], ["plot", "--help"]]
+    lines += [["evaluate", "--help"], ["plot", "--help"], ["help"], ["help", "train"]]
     answers = in_one_process(lines, tmp_path)
     assert [(code, err, loaded) for code, _, err, loaded in answers] == [(0, "", [])] * len(lines)
     texts = [out for _, out, _, _ in answers]
-    assert texts[0] == texts[1]
+    assert texts[0] == texts[1] == texts[-2]
+    assert texts[-1] == texts[3]
     assert texts[2] == f"recollect {__version__}\n"
     for command in cli.COMMANDS:
         assert f"  {command} " in texts[0]
@@ -173,9 +184,7 @@ def test_a_disk_that_refuses_is_one_line(
 
     monkeypatch.setattr(cli, "_command", full)
     assert cli.main(["train"]) == 1
-    assert capsys.readouterr().err == (
-        "recollect: [Errno 28] No space left on device: 'metrics.jsonl'\n"
-    )
+    assert capsys.readouterr().err == ("recollect: metrics.jsonl: No space left on device\n")
 
 
 def test_a_reader_that_leaves_is_no_error_to_talk_about() -> None:
@@ -187,6 +196,16 @@ def test_a_reader_that_leaves_is_no_error_to_talk_about() -> None:
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(closed: str) -> None:
+    for words, code in (("--version", 0), ("help train", 0), ("trian", 2)):
+        command = ["sh", "-c", f"exec {sys.executable} -m recollect {words} {closed}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code
+        assert "Traceback" not in done.stdout + done.stderr
+        assert code == 0 or "trian" not in done.stdout
 
 
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise() -> None:

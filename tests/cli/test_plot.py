@@ -50,3 +50,17 @@ def test_several_runs_are_drawn_here_or_where_out_says(
     assert capsys.readouterr().out == "curves.png\nmy.svg\n"
     assert Path("curves.png").read_bytes().startswith(PNG)
     assert b"<svg" in Path("my.svg").read_bytes()
+
+
+def test_a_run_given_twice_is_one_run(tmp_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_run, 0)
+    assert cli.main(["plot", str(run), f"{run}/"]) == 0
+    assert capsys.readouterr().out == f"{run / 'curve.png'}\n"
+
+
+def test_an_image_that_is_a_folder_is_refused(
+    tmp_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_run, 0)
+    assert cli.main(["plot", str(run), "--out", str(run)]) == 2
+    assert capsys.readouterr().err.startswith(f"recollect: --out: {run} is a folder: name the ")

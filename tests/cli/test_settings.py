@@ -32,6 +32,8 @@ class Config:
         ("kind", "short", "short"),
         ("sizes", ["64", "32"], (64, 32)),
         ("sizes", ["7"], (7,)),
+        ("sizes", ["none"], ()),
+        ("actors", "1.5k", 1500),
         ("double_q", "True", True),
         ("double_q", "false", False),
         ("name", "gru", "gru"),
@@ -52,7 +54,7 @@ def test_a_value_has_its_fields_type(name: str, given: Any, value: object) -> No
         ("gamma", "nan", "--gamma: wanted a finite number, got nan"),
         ("gamma", "inf", "--gamma: wanted a finite number, got inf"),
         ("kind", "shrt", "--kind: wanted long or short, got 'shrt'"),
-        ("sizes", ["6", "x"], "--sizes: wanted whole numbers, such as 64 64, got '6 x'"),
+        ("sizes", ["6", "x"], "--sizes: wanted whole numbers, such as 64 64, or none, got '6 x'"),
         ("double_q", "maybe", "--double-q: wanted True or False, got 'maybe'"),
     ],
 )

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from recollect.cli import words
+from recollect import presets
+from recollect.cli import settings, words
 from recollect.cli.words import Option
 from recollect.types import ConfigError
 
@@ -30,6 +34,10 @@ def parse(line: str, **rest: object) -> dict[str, object]:
         ("--env_steps=3 a --json", {"RUN": "a", "env_steps": 3, "json": True}),
         ("a --sizes 7 5 --gamma -1", {"RUN": "a", "sizes": ["7", "5"], "gamma": -1.0}),
         ("--json a", {"RUN": "a", "json": True}),
+        ("a --gamma -1e-4", {"RUN": "a", "gamma": -1e-4}),
+        ("--sizes 64 64 a --json", {"RUN": "a", "sizes": ["64", "64"], "json": True}),
+        ("--sizes none a", {"RUN": "a", "sizes": ["none"]}),
+        ("--sizes 7 5", {"RUN": None, "sizes": ["7", "5"]}),
     ],
 )
 def test_options_stand_before_and_behind_plain_words(line: str, found: dict[str, object]) -> None:
@@ -45,8 +53,19 @@ def test_several_plain_words_where_several_are_wanted() -> None:
     [
         ("a --env-stps 3", "unknown option --env-stps: did you mean --env-steps?"),
         ("a --env-stps=3", "unknown option --env-stps: did you mean --env-steps?"),
-        ("a --qqqqq", "unknown option --qqqqq: recollect play --help shows what there is"),
-        ("a -z", "unknown option -z: recollect play --help shows what there is"),
+        ("a --es 3", "unknown option --es: did you mean --env-steps?"),
+        ("a --Gama 3", "unknown option --Gama: did you mean --gamma?"),
+        ("a --gamma -x", "--gamma needs a value"),
+        ("a --gamma -inf", "--gamma: wanted a number, got '-inf'"),
+        ("a --gamma -nan", "--gamma: wanted a number, got '-nan'"),
+        ("a --env-steps -1.5e0", "--env-steps: wanted a whole number, got '-1.5e0'"),
+        ("a --env-steps 1e3k", "--env-steps: wanted a whole number, got '1e3k'"),
+        ("a --env-steps k", "--env-steps: wanted a whole number, got 'k'"),
+        (
+            "a --qqqqq",
+            "unknown option --qqqqq: python -m recollect play --help shows what there is",
+        ),
+        ("a -z", "unknown option -z: python -m recollect play --help shows what there is"),
         ("a --env-steps", "--env-steps needs a value"),
         ("a --env-steps --json", "--env-steps needs a value"),
         ("a --sizes", "--sizes needs a value"),
@@ -71,7 +90,15 @@ def test_a_missing_plain_word_is_refused_where_it_is_required() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "value"), [("70000", 70_000), ("70_000", 70_000), ("7e4", 70_000), ("-3", -3)]
+    ("word", "value"),
+    [
+        ("70000", 70_000),
+        ("70_000", 70_000),
+        ("7e4", 70_000),
+        ("-3", -3),
+        ("70k", 70_000),
+        ("4.1M", 4_100_000),
+    ],
 )
 def test_whole_numbers_are_read_as_people_write_them(word: str, value: int) -> None:
     assert words.whole(word) == value
@@ -79,6 +106,37 @@ def test_whole_numbers_are_read_as_people_write_them(word: str, value: int) -> N
 
 def test_a_seed_beyond_the_floats_is_read_exactly() -> None:
     assert words.whole(str(2**64 - 1)) == 2**64 - 1
+
+
+@pytest.mark.parametrize("agent", ["r2d2", "drqn"])
+@pytest.mark.parametrize(("short", "long"), [("--lr", "learning-rate"), ("--bs", "batch-size")])
+def test_initials_name_an_agents_settings(agent: str, short: str, long: str) -> None:
+    config = presets.agent(agent).config()
+    every = [option for group in settings.options(config, config).values() for option in group]
+    with pytest.raises(ConfigError, match=f"unknown option {short}: did you mean --{long}"):
+        words.parse("train", [short, "3"], [*every, words.HELP], positional="AGENT")
+
+
+def test_the_program_is_named_as_it_can_be_typed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / ".venv" / "bin" / "recollect"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(script), "train"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert words.program() == ".venv/bin/recollect"
+    monkeypatch.chdir(script.parent)
+    assert words.program() == "./recollect"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert words.program() == str(script)
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert words.program() == "recollect"
+    monkeypatch.setattr(sys, "argv", ["recollect/__main__.py"])
+    assert words.program() == "python -m recollect"
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120, 300])

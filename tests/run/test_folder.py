@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recollect.run.folder import RunFolder, default_run_dir, read_json, write_atomic
+from recollect.run.folder import RunFolder, default_run_dir, read_json, reason, write_atomic
 from recollect.types import ConfigError
 
 CONFIG = {"agent": "r2d2", "env": {"id": "X-v0", "kwargs": {}}, "seed": 3, "gamma": 0.997}
@@ -41,14 +41,16 @@ def test_an_empty_folder_can_become_a_run(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     RunFolder.create(tmp_path / "run", CONFIG)
-    with pytest.raises(ConfigError, match=r"run already holds a run: .*--run-dir, or delete"):
+    with pytest.raises(
+        ConfigError, match="run already holds a run: name another folder, or delete"
+    ):
         RunFolder.create(tmp_path / "run", {"other": 1})
     assert RunFolder.open(tmp_path / "run").config() == CONFIG
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigError, match=r"not empty \(it holds thesis\.tex\).*--run-dir"):
+    with pytest.raises(ConfigError, match=r"not empty \(it holds thesis\.tex\).*another folder"):
         RunFolder.create(tmp_path, CONFIG)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
@@ -57,6 +59,18 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(ConfigError, match="is a file, and a run needs a folder"):
         RunFolder.create(tmp_path / "run", CONFIG)
+    with pytest.raises(ConfigError, match="run is a file, and a run needs a folder"):
+        RunFolder.create(tmp_path / "run" / "below" / "it", CONFIG)
+    with pytest.raises(ConfigError, match=r"cannot be made: File name too long\. Name another"):
+        RunFolder.create(tmp_path / ("long" * 100), CONFIG)
+
+
+def test_a_folder_where_one_may_not_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ConfigError, match=f"cannot be made: one may not write in {tmp_path}"):
+        RunFolder.create(tmp_path / "a" / "run", CONFIG)
 
 
 def test_a_config_that_json_cannot_hold_is_refused_before_anything_is_written(
@@ -95,6 +109,26 @@ def test_opening_what_is_no_run_names_the_nearest_one_beside_it(tmp_path: Path) 
         RunFolder.open(tmp_path / "r2d2-CartPole-s2")
     with pytest.raises(ConfigError, match=r"There is 1 run in .*, none with a name near"):
         RunFolder.open(tmp_path / "zzzz")
+
+
+def test_opening_what_holds_runs_or_lies_in_one_names_them(tmp_path: Path) -> None:
+    for n in range(7):
+        (RunFolder.create(tmp_path / f"run{n}", CONFIG).checkpoints / "last").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"It holds runs: \S+run0, .*run4 and 2 more"):
+        RunFolder.open(tmp_path)
+    for inside in ("checkpoints", "checkpoints/last", "config.json"):
+        with pytest.raises(ConfigError, match=r"Did you mean .*/run3\?"):
+            RunFolder.open(tmp_path / "run3" / inside)
+    with pytest.raises(ConfigError, match="a run is a folder, got an empty name"):
+        RunFolder.open("")
+
+
+def test_what_the_system_refused_is_said_without_its_number() -> None:
+    assert reason(OSError(28, "No space left on device", "a.json")) == (
+        "a.json: No space left on device"
+    )
+    assert reason(OSError(28, "No space left on device")) == "No space left on device"
+    assert reason(ValueError("damaged")) == "damaged"
 
 
 def test_opening_where_there_are_no_runs_says_so(tmp_path: Path) -> None:
