@@ -85,7 +85,7 @@ def command(given: Sequence[str]) -> None:
         known,
         positional="AGENT",
         required=f"train needs an agent: {', '.join(presets.AGENTS)}, as in "
-        f"recollect train r2d2 --env {EXAMPLE}",
+        f"{words.program()} train r2d2 --env {EXAMPLE}",
     )
     agent = found.pop("AGENT")
     presets.agent(agent)
@@ -121,11 +121,12 @@ def _left(folder: Path | None) -> str:
     """Where to find what a run that was stopped has learned."""
     if folder is None or not (folder / "checkpoints").exists():
         return ""
-    return f"; what was learned lies in {folder}: recollect evaluate {shlex.quote(str(folder))}"
+    evaluate = f"{words.program()} evaluate {shlex.quote(str(folder))}"
+    return f"; what was learned lies in {folder}: {evaluate}"
 
 
 def _summary(run: training.Run) -> str:
-    folder = shlex.quote(str(run.folder))
+    folder, program = shlex.quote(str(run.folder)), words.program()
     greedy = f"{run.return_mean:,.2f}, mean of {training.FINAL_EPISODES} episodes with the last "
     windows = f"{run.mid_episode_share:.0%} start in mid-episode"
     best = f"{run.best_mean or 0:,.2f}, best evaluation meanwhile: --which best"
@@ -143,8 +144,8 @@ def _summary(run: training.Run) -> str:
             f"curve            {run.folder / 'curve.png'}",
             "",
             "next:",
-            f"  recollect evaluate {folder} --episodes 100",
-            f"  recollect plot {folder}",
+            f"  {program} evaluate {folder} --episodes 100",
+            f"  {program} plot {folder}",
         ]
     )
 

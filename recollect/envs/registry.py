@@ -151,14 +151,13 @@ class _Slot(gym.Wrapper[Any, Any, Any, Any]):
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
             reward = float(reward)
-            if terminated is None or truncated is None:
-                raise TypeError(
-                    f"terminated is {terminated} and truncated is {truncated}, True or False were "
-                    "wanted"
-                )
         except Exception as error:
             self._failed("step", error)
         wrong = self._encoder.mismatch(observation)
+        flags: dict[str, Any] = {"terminated": terminated, "truncated": truncated}
+        for name, flag in flags.items():
+            if flag is None:
+                wrong = f"{name} is None, True or False was wanted"
         if wrong:
             self._misfit("step", wrong)
         return observation, reward, terminated, truncated, info

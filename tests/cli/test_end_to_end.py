@@ -30,8 +30,10 @@ def test_train_evaluate_plot(agent: str, tmp_run: Path, capsys: pytest.CaptureFi
     assert "\nburn_in = 2 (paper: 40)\n" in out or agent == "drqn"
     share = int(out.split("learned windows")[1].split("%")[0])
     assert 0 < share < 100  # episodes are longer than a window
-    assert out.endswith(f"next:\n  recollect evaluate {tmp_run} --episodes 100\n"
-                        f"  recollect plot {tmp_run}\n")  # fmt: skip
+    assert out.endswith(
+        f"next:\n  python -m recollect evaluate {tmp_run} --episodes 100\n"
+        f"  python -m recollect plot {tmp_run}\n"
+    )
     assert (tmp_run / "curve.png").stat().st_size > 0
     stored = json.loads((tmp_run / "config.json").read_text())
     assert (stored["agent"], stored["seed"], stored["env"]["kwargs"]) == (agent, 3, {"delay": 9})

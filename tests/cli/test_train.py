@@ -75,8 +75,8 @@ def test_the_end_says_what_was_reached_and_what_to_do_next(
         "curve            my_runs/first/curve.png",
         "",
         "next:",
-        "  recollect evaluate my_runs/first --episodes 100",
-        "  recollect plot my_runs/first",
+        "  python -m recollect evaluate my_runs/first --episodes 100",
+        "  python -m recollect plot my_runs/first",
     ]
 
 
