@@ -63,7 +63,7 @@ class R2D2Config:
     [Ape-X]: taken from Horgan et al. 2018, to which the paper refers. [ours]: ours.
     """
 
-    actors: int = 256  # environment slots, N of the ladder; section 2.3
+    actors: int = 256  # environment slots of the whole run; section 2.3
     actor_processes: int = 1  # parts over which the slots are spread [ours]
     epsilon_base: float = 0.4  # epsilon of the most exploring slot [Ape-X]
     epsilon_alpha: float = 7.0  # the last slot has base^(1 + alpha) [Ape-X]
@@ -74,7 +74,7 @@ class R2D2Config:
     period: int = 40  # steps between the starts of two windows; table 2
     n_step: int = 5  # rewards summed before the bootstrap; table 2
     n_step_tail: Literal["store", "shorten"] = "store"  # n at a window's end, or less; departure 3
-    start_state: Literal["stored", "zero"] = "stored"  # of a window; section 3
+    start_state: Literal["stored", "zero"] = "stored"  # where a window begins; section 3
     sequences: Literal["windows", "trajectories"] = "windows"  # trajectories: whole episodes (DRQN)
 
     replay_steps: int = 4_000_000  # environment steps kept; table 2
@@ -82,12 +82,12 @@ class R2D2Config:
     min_replay_steps: int = 50_000  # before learning starts [Ape-X]
     replay_ratio: float = 1.5  # steps learned per environment step (paper's rates: 1.54)
     prioritized: bool = True  # False: windows are drawn uniformly
-    priority_exponent: float = 0.9  # alpha; table 2
-    importance_exponent: float = 0.6  # beta; table 2
+    priority_exponent: float = 0.9  # alpha: 0 draws uniformly, 1 in proportion; table 2
+    importance_exponent: float = 0.6  # beta: 0 weighs all alike, 1 corrects in full; table 2
     eta: float = 0.9  # share of the maximum in a sequence's priority; section 2.3
 
-    batch_size: int = 64  # sequences; table 2
-    learning_rate: float = 1e-4  # Adam; table 2
+    batch_size: int = 64  # sequences an update learns from; table 2
+    learning_rate: float = 1e-4  # of Adam; table 2
     decay_steps: int = 0  # environment steps over which the rate falls to 0; 0: it stays [ours]
     adam_epsilon: float = 1e-3  # Adam's epsilon; table 2
     max_gradient_norm: float = 40.0  # longer gradients are scaled down [Ape-X]
@@ -96,9 +96,9 @@ class R2D2Config:
     target_period: int = 2500  # updates between two copies to the target network; table 2
     publish_period: int = 10  # updates between two publications [ours]
     double_q: bool = True  # False: the maximum of the target network (DRQN)
-    rewards: Literal["rescaled", "clipped", "raw"] = "rescaled"  # h, or clip to [-1, 1], or neither
+    rewards: Literal["rescaled", "clipped", "raw"] = "rescaled"  # by h, to [-1, 1], untouched
     reward_scale: float = 1.0  # factor on rewards as the learner sees them [ours]
-    rescaling_epsilon: float = 1e-3  # eps of h; section 2.3
+    rescaling_epsilon: float = 1e-3  # eps of h, the rescaling; section 2.3
 
     torso_sizes: tuple[int, ...] = ()  # layers of the torso for vector observations [ours]
     pre_core: int = 512  # layer between torso and core, 0: none; departure 1
@@ -108,11 +108,11 @@ class R2D2Config:
     duelling: bool = True  # Q = V + A - mean A; section 2.3
     previous_action: bool = True  # is an input of the core; section 2.3
     previous_reward: bool = True  # is an input of the core; section 2.3
-    forget_bias: float = 1.0  # added to the LSTM's forget gate at the start [ours]
+    forget_bias: float = 1.0  # the LSTM's forget gates begin with it [ours]
 
     evaluation_period: int = 1000  # updates between two greedy evaluations, 0: none [ours]
-    evaluation_episodes: int = 10  # episodes of each [ours]
-    evaluation_epsilon: float = 0.0  # share of random actions in them [ours]
+    evaluation_episodes: int = 10  # episodes of each evaluation [ours]
+    evaluation_epsilon: float = 0.0  # share of random actions in evaluations [ours]
     keep_states: bool = False  # the recurrent state of every step is kept, for Delta-Q; section 3
 
     def __post_init__(self) -> None:

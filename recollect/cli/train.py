@@ -33,7 +33,7 @@ def json_object(word: str) -> dict[str, Any]:
     """A JSON object, for `--env-kwargs`."""
     try:
         value = json.loads(word)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(
             f"wanted a JSON object, such as '{{\"delay\": 20}}', got {word!r}: {error}"
         ) from None

@@ -17,6 +17,7 @@ reward can be given for every step when the block before is gone.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,7 +152,7 @@ class BlockSpec:
     def rows(self, field: int, steps: int, last: bool) -> int:
         """Rows of field number `field` in a block of `steps` steps."""
         if self.fields[field].name == "states":
-            return sum(offset < steps for offset in self.state_offsets)
+            return bisect_left(self.state_offsets, steps)
         return self.fields[field].lead + steps + self.fields[field].closing * last
 
     def nbytes(self, steps: int, last: bool) -> int:
