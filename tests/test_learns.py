@@ -70,6 +70,20 @@ def test_recall_in_windows_much_shorter_than_an_episode(tmp_path: Path, seed: in
     assert share > 0.5
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_same_from_zero_states_without_burn_in(tmp_path: Path, seed: int) -> None:
+    """Beside the stored state, for comparison: printed; here it need only beat chance.
+
+    A cue lies at most 11 steps back, inside nearly every window, so this is no test of the state.
+    """
+    settings = TRIALS | {"start_state": "zero", "burn_in": 0}
+    mean, share = score(
+        tmp_path, "recollect/Recall-v0", {"delay": 10, "trials": 20}, seed, 50, **settings
+    )
+    assert mean > 0.1 * 20
+    assert share > 0.5
+
+
 @pytest.mark.parametrize(
     ("env", "kwargs", "settings", "rounds"),
     [
