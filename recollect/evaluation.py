@@ -11,7 +11,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from recollect import presets
 from recollect.envs import registry
-from recollect.envs.spaces import Encoder
+from recollect.envs.spaces import Encoder, first_action
 from recollect.run.folder import RunFolder
 from recollect.run.machine import one_thread
 from recollect.types import ConfigError, EnvSpec, Observation
@@ -38,7 +38,7 @@ class LoadedAgent:
         self._carry = policy.start(1)
         self._space, action_space = spaces
         self._encoder = Encoder(self._space, env_spec.id)
-        self._first_action = int(getattr(action_space, "start", 0))
+        self._first_action = first_action(action_space)
 
     def act(self, observation: Any, reward: float = 0.0, start: bool = False) -> int:
         """The greedy action after an observation, both as the environment has them.
@@ -153,13 +153,8 @@ def evaluate(
     from recollect.agents import evaluating  # loads torch, which a run that is not there must not
     from recollect.run.statistics import summary
 
-    env_spec = agent.env_spec
-    env = registry.make(env_spec.id, min(episodes, agent.policy.ROWS), dict(env_spec.kwargs))
-    try:
-        with one_thread():
-            played = evaluating.evaluate(agent.policy, env, episodes, seed, epsilon)
-    finally:
-        env.close()
+    with one_thread():
+        played = evaluating.evaluate_on(agent.env_spec, agent.policy, episodes, seed, epsilon)
     return {
         **summary(played.returns),
         "env_steps": agent.env_steps,

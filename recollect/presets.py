@@ -30,12 +30,12 @@ class Agent:
     presets: dict[str, Preset]
 
 
-def paper(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]:
+def paper(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     """The paper's settings, whatever the machine; 10 billion frames as for DMLab (section 2.3)."""
     return r2d2.R2D2Config(), steps or 10_000_000_000 // 4
 
 
-def small(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]:
+def small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     """For vector observations on a processor: learns in seconds to minutes on one core.
 
     The learning rate falls to 0 over the run, however long it is.
@@ -71,7 +71,7 @@ def small(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]
     ), steps
 
 
-def drqn_paper(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]:
+def drqn_paper(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     """DRQN (Hausknecht and Stone 2015): zero state, 10 steps, uniform replay, plain Q-learning."""
     return replace(
         r2d2.R2D2Config(),
@@ -94,7 +94,7 @@ def drqn_paper(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config,
     ), steps or 10_000_000
 
 
-def drqn_small(env: EnvSpec, steps: int | None = None) -> tuple[r2d2.R2D2Config, int]:
+def drqn_small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     """DRQN's strategy (zero state, uniform, no burn-in) in the sizes of `small`."""
     config, steps = small(env, steps)
     return replace(

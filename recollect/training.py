@@ -179,7 +179,8 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
     folder = RunFolder.create(path, job.as_dict())
     title = f"{job.agent} on {job.env.id}, seed {job.seed}"
     started = time.perf_counter()
-    best, return_mean, fault = -np.inf, float("nan"), ""
+    best: tuple[float, Any] | None = None  # mean return and parameters, as the evaluator has them
+    return_mean, fault = float("nan"), ""
     stopped: BaseException | None = None
     with (
         MetricsLog(folder) as log,
@@ -207,12 +208,10 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
                 log.write(row)
                 progress.update(row)
                 evaluator = runtime.parts.get("evaluator")
-                if evaluator is not None and "evaluator/return_mean" in row:
-                    score, published = evaluator.best()
-                    version = published.version.updates
-                    if score > best or version == row["evaluator/version_updates"]:
-                        best = score
-                        keep("best", published.vector, version, score)
+                found = evaluator.best() if evaluator is not None else None
+                if found is not None and (best is None or found[1].version != best[1].version):
+                    best = found
+                    keep("best", found[1].vector, found[1].version.updates, found[0])
                 if row["env_steps"] >= job.env_steps:
                     break
                 next_row = int(row["env_steps"]) // period * period + period
@@ -241,7 +240,7 @@ def _execute(job: Job, path: Path, verbose: bool) -> Run:
         row["run/learned_windows_mid_episode"] / max(1, row["run/learned_windows"]),
         int(row["run/dropped_episodes"]),
         fault,
-        None if best == -np.inf else float(best),
+        best[0] if best else None,
     )
 
 
@@ -311,15 +310,13 @@ def _final_evaluation(job: Job, policy: Any) -> tuple[float, str]:
 
     NaN and the reason, if the environment gave what is not finite.
     """
-    from recollect.agents.evaluating import evaluate
+    from recollect.agents.evaluating import evaluate_on
 
-    env = registry.make(job.env.id, min(FINAL_EPISODES, policy.ROWS), dict(job.env.kwargs))
     try:
-        return float(evaluate(policy, env, FINAL_EPISODES, job.seed).returns.mean()), ""
+        played = evaluate_on(job.env, policy, FINAL_EPISODES, job.seed)
     except NotFiniteError as fault:
         return float("nan"), f"the final evaluation failed: {fault}"
-    finally:
-        env.close()
+    return float(played.returns.mean()), ""
 
 
 def _warn_if_nothing_can_be_learned(job: Job) -> None:

@@ -8,7 +8,7 @@ lends the function that makes absolute TD errors of them, the learner's own (tra
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,13 +38,21 @@ AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
 
 Tensors = dict[str, torch.Tensor]
 SLOT_BITS, EPISODE_BITS = 23, 32
-WARNINGS = 3
-"""Faults that an actor or an evaluator tells of; an environment can have thousands."""
+FAULTS_TOLD = 3
+"""Of an actor's or an evaluator's: an environment can have thousands."""
 
 
 def episode_uid(epoch: int, slot: int, episode: int) -> int:
     """One number for an episode, unique over a run's epochs and global slots."""
     return ((epoch << SLOT_BITS) + slot << EPISODE_BITS) + episode
+
+
+def tell_of_fault(message: str, number: int) -> None:
+    """Warn of an environment's fault, unless its `number`, from 1, is beyond `FAULTS_TOLD`."""
+    if number > FAULTS_TOLD:
+        return
+    more = ". More of these are only counted" if number == FAULTS_TOLD else ""
+    warnings.warn(message + more, RuntimeWarning, stacklevel=3)
 
 
 def epsilon_greedy_actions(values: Array, epsilon: Array, draws: Array) -> Array:
@@ -382,14 +390,11 @@ class Actor:
 
     def _drop(self, slot: int, message: str) -> None:
         self._dropped += 1
-        if self._dropped <= WARNINGS:
-            more = ". More of these are only counted" if self._dropped == WARNINGS else ""
-            warnings.warn(
-                f"{message}; episode {self._episodes[slot]}, step {self._elapsed[slot]}: "
-                f"the episode is dropped and the slot starts another{more}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        tell_of_fault(
+            f"{message}; episode {self._episodes[slot]}, step {self._elapsed[slot]}: "
+            "the episode is dropped and the slot starts another",
+            self._dropped,
+        )
         kept = [b for b in self._outbox[0] if b.episode != self._slots[slot].episode]
         items = [i for i in self._outbox[1] if i.episode != self._slots[slot].episode]
         self._outbox = (kept, items)
@@ -501,13 +506,13 @@ class Actor:
         figures: Metrics = {}
         order = np.argsort(self._ladder)
         quarter = max(1, len(order) // 4)
-        groups: dict[str, Sequence[int]] = {
-            "": order.tolist(),
-            "_exploiting": order[:quarter].tolist(),
-            "_exploring": order[-quarter:].tolist(),
+        groups: dict[str, set[int]] = {
+            "": set(order.tolist()),
+            "_exploiting": set(order[:quarter].tolist()),
+            "_exploring": set(order[-quarter:].tolist()),
         }
         for name, slots in groups.items():
-            returns = [value for slot, value, _ in recent if slot in set(slots)]
+            returns = [value for slot, value, _ in recent if slot in slots]
             if returns:
                 figures[f"return_mean{name}"] = float(np.mean(returns))
         if recent:

@@ -5,17 +5,18 @@ One policy object acts in training, in evaluation and in what a user loads (trap
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
-from recollect.agents.acting import WARNINGS, Policy, epsilon_greedy_actions
+from recollect.agents.acting import Policy, epsilon_greedy_actions, tell_of_fault
+from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox
 from recollect.parameters import Parameters, Published, Version
-from recollect.types import Array, Metrics, NotFiniteError
+from recollect.types import Array, EnvSpec, Metrics, NotFiniteError
 
 LONGEST = 27_000
 """Steps after which an episode of an evaluation is cut: half an hour of Atari at 15 a second."""
@@ -77,6 +78,15 @@ def evaluate(
     return Episodes(returns, lengths)
 
 
+def evaluate_on(
+    env_spec: EnvSpec, policy: Policy, episodes: int, seed: int, epsilon: float = 0.0
+) -> Episodes:
+    """`evaluate` in environments that are made for it and closed again."""
+    slots = min(episodes, policy.ROWS)
+    with closing(registry.make(env_spec.id, slots, dict(env_spec.kwargs))) as env:
+        return evaluate(policy, env, episodes, seed, epsilon)
+
+
 def evaluation_seeds(seed: int, numbers: Array) -> Array:
     """The reset seeds of the evaluation episodes with these `numbers` [N]."""
     episode = numbers.astype(np.int64)
@@ -136,13 +146,9 @@ class Evaluator:
             played = evaluate(self._policy, self._env, self._episodes, self._seed, self._epsilon)
         except NotFiniteError as fault:
             self._failed += 1
-            if self._failed <= WARNINGS:
-                more = ". More of these are only counted" if self._failed == WARNINGS else ""
-                warnings.warn(
-                    f"the evaluation after {updates} updates is left out: {fault}{more}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            tell_of_fault(
+                f"the evaluation after {updates} updates is left out: {fault}", self._failed
+            )
             return
         mean = float(played.returns.mean())
         self._evaluations += 1

@@ -215,3 +215,8 @@ def action_spec(space: spaces.Space[Any], env_id: str) -> ActionSpec:
         "floats was wanted: wrap the environment so that one number (every combination counted) or "
         "a Box says the action"
     )
+
+
+def first_action(space: spaces.Space[Any]) -> int:
+    """What the environment calls the action that is 0 here: a Discrete's start."""
+    return int(getattr(space, "start", 0))

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from recollect.envs.spaces import Encoder, action_spec
+from recollect.envs.spaces import Encoder, action_spec, first_action
 from recollect.types import (
     Array,
     ConfigError,
@@ -94,7 +94,7 @@ class VectorEnv:
         self._mask_is_proven = gymnasiums_own
         self._slots = range(self.num_envs)
         self._dtype = np.dtype(env.single_action_space.dtype)
-        self._first_action = int(getattr(env.single_action_space, "start", 0))
+        self._first_action = first_action(env.single_action_space)
         self._action_shape = (self.num_envs, *self.spec.action.shape)
         self._all_valid = np.ones(self.num_envs, np.bool_)
         self._all_valid.setflags(write=False)

@@ -6,7 +6,7 @@ thread, and whatever happens to the store in between the batch is the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -149,17 +149,8 @@ def gather(spec: BlockSpec, windows: Windows, draw: Draw, out: Batch | None = No
     np.logical_and(t >= column, t < column + steps, out=out.mask)
     begin = windows.burn_in
     np.logical_and(t >= begin, t < begin + draw.learned, out=out.learned)
-    return Batch(
-        observation=out.observation,
-        previous_action=out.previous_action,
-        previous_reward=out.previous_reward,
-        action=out.action,
-        reward=out.reward,
-        discount=out.discount,
-        mask=out.mask,
-        learned=out.learned,
-        recurrent_state=out.recurrent_state,
-        states=out.states,
+    return replace(
+        out,
         prefix=draw.prefix > 0,
         mid_episode=draw.start > draw.prefix,
         slots=draw.slots,
