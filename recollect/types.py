@@ -7,7 +7,7 @@ An observation is a flat dict of arrays; an environment whose observation is one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -135,6 +135,22 @@ class EnvSpec:
     observation: Mapping[str, ArraySpec]
     action: ActionSpec
     max_episode_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Bytes that never change, each under a number that never means other bytes.
+
+    What holds much puts such an object into its `state_dict`, under any key: who writes states to
+    disk need write each buffer only once.
+
+    Args:
+        numbers: [n] int64, rising.
+        arrays: n arrays uint8 [bytes], read-only.
+    """
+
+    numbers: Array
+    arrays: Sequence[Array]
 
 
 @dataclass(frozen=True)
