@@ -350,9 +350,7 @@ class Replay:
     def state_dict(self) -> dict[str, Any]:
         """Everything, as arrays, numbers and strings in nested dicts.
 
-        `buffers` maps each block's serial number to its bytes. They are the blocks' own, read-only:
-        nothing is copied, and a serial number always means the same bytes, so who writes states to
-        disk need write each only once.
+        `buffers` are the blocks' own bytes under their serial numbers: nothing is copied.
         """
         return {
             **saving.save(self._contents),

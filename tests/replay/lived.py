@@ -16,7 +16,7 @@ from recollect.replay.limiter import Limiter
 from recollect.replay.store import Replay
 from recollect.replay.uniform import Uniform
 from recollect.replay.windows import Window, Windows
-from recollect.types import NO_ACTION, Array, ArraySpec
+from recollect.types import NO_ACTION, Array, ArraySpec, Buffers
 
 STATE = 3
 
@@ -309,6 +309,12 @@ def assert_same_state(found: Any, wanted: Any) -> None:
         assert found.keys() == wanted.keys()
         for key in wanted:
             assert_same_state(found[key], wanted[key])
+    elif isinstance(wanted, Buffers):
+        assert_same_state([found.numbers, *found.arrays], [wanted.numbers, *wanted.arrays])
+    elif isinstance(wanted, list):
+        assert len(found) == len(wanted)
+        for one, other in zip(found, wanted, strict=True):
+            assert_same_state(one, other)
     else:
         np.testing.assert_array_equal(found, wanted, strict=isinstance(wanted, np.ndarray))
 
@@ -317,6 +323,8 @@ def on_disk(state: Any) -> Any:
     """As if written and read: nothing shared, and only what a checkpoint may hold."""
     if isinstance(state, dict):
         return {str(key): on_disk(value) for key, value in state.items()}
+    if isinstance(state, Buffers):
+        return Buffers(on_disk(state.numbers), [on_disk(array) for array in state.arrays])
     assert type(state) in (int, float, str) or (
         isinstance(state, np.ndarray) and state.dtype.kind in "biuf"
     ), type(state)

@@ -10,6 +10,7 @@ import pytest
 from recollect.replay.prioritized import Prioritized
 from recollect.replay.uniform import Uniform
 from recollect.replay.windows import Windows
+from recollect.types import Buffers
 from tests.replay.lived import (
     UNEVEN,
     assert_same_batch,
@@ -83,12 +84,13 @@ def test_a_state_is_not_changed_by_what_happens_after_it_was_taken() -> None:
 def test_a_buffer_keeps_its_name_from_one_state_to_the_next() -> None:
     spec = make_spec(UNEVEN)
     replay = make_replay(UNEVEN, spec, capacity_steps=30)
-    buffers: dict[str, bytes] = {}
+    kept: dict[int, bytes] = {}
     for uid in range(6):
         insert_episode(replay, UNEVEN, spec, make_episode(spec, uid, 11))
-        for name, buffer in replay.state_dict()["buffers"].items():
-            assert buffers.setdefault(name, bytes(buffer)) == bytes(buffer)
-    assert len(buffers) == 6 * 4
+        buffers = replay.state_dict()["buffers"]
+        for number, buffer in zip(buffers.numbers.tolist(), buffers.arrays, strict=True):
+            assert kept.setdefault(number, bytes(buffer)) == bytes(buffer)
+    assert len(kept) == 6 * 4
 
 
 def test_another_layout_or_a_smaller_capacity_is_refused() -> None:
@@ -131,17 +133,16 @@ def damages() -> Iterator[tuple[str, Callable[[dict[str, Any]], None]]]:
         "a shorter column",
         lambda state: state["items"].update(start=state["items"]["start"][:-1]),
     )
-    yield "a lost buffer", lambda state: state["buffers"].pop(next(iter(state["buffers"])))
-    yield (
-        "a cut buffer",
-        lambda state: state["buffers"].update(
-            {key: buffer[:-1] for key, buffer in state["buffers"].items()}
-        ),
-    )
-    yield (
-        "a text for a buffer",
-        lambda state: state["buffers"].update(dict.fromkeys(state["buffers"], "text")),
-    )
+
+    def buffers(change: Callable[[Buffers], Any]) -> Callable[[Any], None]:
+        return lambda state: state.update(buffers=change(state["buffers"]))
+
+    yield "a lost buffer", buffers(lambda b: Buffers(b.numbers[1:], b.arrays[1:]))
+    yield "a buffer too few", buffers(lambda b: Buffers(b.numbers, b.arrays[1:]))
+    yield "another's number", buffers(lambda b: Buffers(b.numbers + 1, b.arrays))
+    yield "cut buffers", buffers(lambda b: Buffers(b.numbers, [a[:-1] for a in b.arrays]))
+    yield "texts for buffers", buffers(lambda b: Buffers(b.numbers, ["text"] * len(b.arrays)))
+    yield "text for all buffers", buffers(lambda b: "text")
     yield "next uid", lambda state: state["counters"].update(next_uid=0)
     yield "no counter", lambda state: state["counters"].pop("late_items")
     yield "counters", lambda state: state.update(counters=3)

@@ -1,0 +1,68 @@
+"""Reading back what a `state_dict` gave: it may have lain on disk, and be anybody's.
+
+Each function raises ValueError saying what was wanted and what came, before anything is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recollect.types import Array
+
+LARGEST_COUNT = 2**62
+"""No count comes near it, and sums of two stay within 64 bits."""
+
+
+def array(state: Mapping[str, Any], name: str, like: Array) -> Array:
+    """A copy of the array of this name, which must have shape and dtype of `like`."""
+    found = member(state, name)
+    if not isinstance(found, np.ndarray) or (found.shape, found.dtype) != (like.shape, like.dtype):
+        raise ValueError(f"{name} is {_form(found)}, {_form(like)} was wanted")
+    return found.copy()
+
+
+def column(state: Mapping[str, Any], name: str, dtype: Any = np.int64) -> Array:
+    """A copy of the one-dimensional array of this name and dtype, of any length."""
+    found = member(state, name)
+    if not isinstance(found, np.ndarray) or found.ndim != 1 or found.dtype != dtype:
+        raise ValueError(f"{name} is {_form(found)}, {np.dtype(dtype)} of [n] was wanted")
+    return found.copy()
+
+
+def count(state: Mapping[str, Any], name: str, least: int = 0) -> int:
+    """The whole number of this name, from `least`."""
+    found = member(state, name)
+    whole = isinstance(found, int) and not isinstance(found, bool)
+    if not whole or not least <= found <= LARGEST_COUNT:
+        raise ValueError(f"{name} is {_said(found)}, a whole number from {least} was wanted")
+    return int(found)
+
+
+def part(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The dict of this name."""
+    found = member(state, name)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{name} is {_form(found)}, a dict was wanted")
+    return found
+
+
+def member(state: Mapping[str, Any], name: str) -> Any:
+    """What is there under this name."""
+    if not isinstance(state, Mapping) or name not in state:
+        raise ValueError(f"{name} is missing")
+    return state[name]
+
+
+def _form(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} of {list(value.shape)}"
+    return _said(value)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, int | float | str | bool | None):
+        return repr(value)[:40]
+    return f"a {type(value).__name__}"
