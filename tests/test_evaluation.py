@@ -14,8 +14,8 @@ import torch
 
 import recollect
 from recollect import presets
-from recollect.agents.acting import Policy
 from recollect.agents.learning import named_arrays
+from recollect.agents.policy import Policy
 from recollect.envs import registry
 from recollect.evaluation import LoadedAgent
 from tests.agents import clockwork

@@ -33,7 +33,7 @@ LIBRARY = "recollect"
 WORDS = {"types", "roles", "program", "parameters"}
 """What all speak: these may import one another, and `maths` may import them."""
 
-SHARED = {"acting", "learning", "evaluating", "wiring"}
+SHARED = {"acting", "policy", "learning", "evaluating", "staleness", "wiring"}
 """What the agents share; every other name in `agents` is one agent."""
 
 

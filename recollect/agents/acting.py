@@ -1,4 +1,4 @@
-"""What actors share: the policy, and the actor that makes blocks and prioritised windows of steps.
+"""The actor: it makes blocks and prioritised windows of the steps it takes.
 
 A turn is one step of all E environments of an actor, with one batched forward pass. Nothing here
 knows which agent it acts for: the network gives values [E, A] and a recurrent state, and the agent
@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from recollect.agents.learning import FlatParameters
+from recollect.agents.policy import Policy, epsilon_greedy_actions
 from recollect.envs.vector import VectorEnv
-from recollect.maths import exploration, philox, priorities
-from recollect.networks.recurrent_q import QNetwork
+from recollect.maths import philox, priorities
 from recollect.parameters import Parameters, Version
 from recollect.replay.blocks import Block, BlockSpec
 from recollect.replay.episodes import Item
 from recollect.replay.store import Replay
 from recollect.replay.windows import Windows
 from recollect.types import (
-    ActionSpec,
     Array,
     DivergedError,
-    EnvSpec,
     Metrics,
     Observation,
     VectorStep,
@@ -36,7 +32,6 @@ from recollect.types import (
 AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
 """(values [T + 1, A], actions [T], rewards [T], discounts [T]) -> absolute TD errors [T]."""
 
-Tensors = dict[str, torch.Tensor]
 SLOT_BITS, EPISODE_BITS = 23, 32
 FAULTS_TOLD = 3
 """Of an actor's or an evaluator's: an environment can have thousands."""
@@ -53,115 +48,6 @@ def tell_of_fault(message: str, number: int) -> None:
         return
     more = ". More of these are only counted" if number == FAULTS_TOLD else ""
     warnings.warn(message + more, RuntimeWarning, stacklevel=3)
-
-
-def epsilon_greedy_actions(values: Array, epsilon: Array, draws: Array) -> Array:
-    """Epsilon-greedy actions [E] from values [E, A] and uniforms `draws` [E, 2]."""
-    return exploration.epsilon_greedy(values, epsilon, draws[:, 0], draws[:, 1])
-
-
-@dataclass
-class Carry:
-    """What a policy keeps between steps of E slots."""
-
-    previous_action: Array  # [E] or [E, A]: NO_ACTION or zeros at an episode's start
-    previous_reward: Array  # [E] float32: 0 at an episode's start
-    recurrent_state: Array  # [E, H] float32: before the observation that comes next
-
-
-class Policy:
-    """A network that acts, in training, evaluation and export alike (trap 31).
-
-    Slots are computed in chunks of exactly `ROWS` rows, the slot with global number g always in row
-    g modulo `ROWS`: matrix kernels round differently for other sizes, so this is what makes an
-    actor's experience independent, bit for bit, of how many slots share its process.
-
-    Args:
-        network: see `QNetwork`; the policy takes it over and loads parameters into it.
-        env_spec: observation and action of the environment.
-        first_slot: global number of the first slot.
-    """
-
-    ROWS = 16
-
-    def __init__(self, network: QNetwork, env_spec: EnvSpec, first_slot: int = 0) -> None:
-        self.network = network
-        self.action: ActionSpec = env_spec.action
-        self._observation_spec = env_spec.observation
-        self._flat = FlatParameters(network)
-        self._offset = first_slot % self.ROWS
-        self._buffers: list[Array] = []
-        self._chunks: list[tuple[Tensors, torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        self._slots = 0
-
-    def load(self, vector: Array) -> None:
-        """Take over parameters [P] as published."""
-        self._flat.load(vector)
-
-    def start(self, slots: int) -> Carry:
-        """The carry of `slots` episodes that begin."""
-        return Carry(
-            self.action.none(slots),
-            np.zeros(slots, np.float32),
-            np.zeros((slots, self.network.state_size), np.float32),
-        )
-
-    def begin(self, carry: Carry, mask: Array) -> None:
-        """Put the slots in `mask` [E] back to an episode's start, in place."""
-        carry.previous_action[mask] = self.action.none()
-        carry.previous_reward[mask] = 0
-        carry.recurrent_state[mask] = 0
-
-    def advance(self, state: Array, actions: Array, step: VectorStep) -> Carry:
-        """The carry after `step`; slots that only reset themselves are at an episode's start."""
-        carry = Carry(actions.copy(), step.reward.copy(), state)
-        if not step.valid.all():
-            self.begin(carry, ~step.valid)
-        return carry
-
-    def __call__(self, observation: Observation, carry: Carry) -> tuple[Array, Array]:
-        """Values [E, A] of the observations [E, ...], and the recurrent state [E, H] after them."""
-        slots = len(carry.previous_reward)
-        if slots != self._slots:
-            self._allocate(slots)
-        rows = slice(self._offset, self._offset + slots)
-        *keys, action, reward, state = self._buffers
-        for buffer, key in zip(keys, self._observation_spec, strict=True):
-            buffer[rows] = observation[key]
-        action[rows] = carry.previous_action
-        reward[rows] = carry.previous_reward
-        state[rows] = carry.recurrent_state
-        pieces = self.forward()
-        if len(pieces) == 1:
-            values, states = pieces[0]
-            return values[rows].copy(), states[rows].copy()
-        values, states = (np.concatenate(each) for each in zip(*pieces, strict=True))
-        return values[rows], states[rows]
-
-    def forward(self) -> list[tuple[Array, Array]]:
-        """Values and states of every chunk of rows, from what lies in the buffers."""
-        with torch.inference_mode():
-            results = [self.network(*chunk) for chunk in self._chunks]
-        return [(values[0].numpy(), states.numpy()) for values, states in results]
-
-    def _allocate(self, slots: int) -> None:
-        rows = -(-(self._offset + slots) // self.ROWS) * self.ROWS
-        observation = {key: spec.zeros(rows) for key, spec in self._observation_spec.items()}
-        action = self.action.none(rows)
-        reward = np.zeros(rows, np.float32)
-        state = np.zeros((rows, self.network.state_size), np.float32)
-        self._slots, self._buffers, self._chunks = slots, [*observation.values()], []
-        self._buffers += [action, reward, state]
-        for first in range(0, rows, self.ROWS):
-            part = slice(first, first + self.ROWS)
-            self._chunks.append(
-                (
-                    {k: torch.from_numpy(v[part])[None] for k, v in observation.items()},
-                    torch.from_numpy(action[part])[None],
-                    torch.from_numpy(reward[part])[None],
-                    torch.from_numpy(state[part]),
-                )
-            )
 
 
 class _Slot:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recollect.agents.acting import Policy, epsilon_greedy_actions, tell_of_fault
+from recollect.agents.acting import tell_of_fault
+from recollect.agents.policy import Policy, epsilon_greedy_actions
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox

@@ -19,8 +19,9 @@ from recollect.roles import ACTOR, EVALUATOR, LEARNER, PARAMETERS, REPLAY
 from recollect.types import ConfigError, EnvSpec
 
 if TYPE_CHECKING:
-    from recollect.agents.acting import AbsoluteErrors, Actor, Policy
+    from recollect.agents.acting import AbsoluteErrors, Actor
     from recollect.agents.evaluating import Evaluator
+    from recollect.agents.policy import Policy
     from recollect.networks.recurrent_q import QNetwork
     from recollect.replay.blocks import BlockSpec
     from recollect.replay.store import Replay
@@ -144,7 +145,7 @@ def load_network(name: str) -> Callable[[EnvSpec, Any], Any]:
 
 def make_policy(make_network: NetworkFactory, env_spec: EnvSpec, first_slot: int = 0) -> Policy:
     """A policy of the agent's network."""
-    from recollect.agents.acting import Policy
+    from recollect.agents.policy import Policy
 
     return Policy(make_network(), env_spec, first_slot)
 
@@ -225,7 +226,8 @@ def make_actor(
     parameters: Parameters,
 ) -> Actor:
     """Actor number `process` of `actor_processes`, with its share of the slots."""
-    from recollect.agents.acting import Actor, Policy
+    from recollect.agents.acting import Actor
+    from recollect.agents.policy import Policy
     from recollect.envs import registry
     from recollect.maths import exploration
 

@@ -14,8 +14,9 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.agents import r2d2, wiring
-from recollect.agents.acting import Actor, Policy, episode_uid
+from recollect.agents.acting import Actor, episode_uid
 from recollect.agents.learning import FlatParameters
+from recollect.agents.policy import Policy
 from recollect.agents.r2d2 import R2D2Config
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv

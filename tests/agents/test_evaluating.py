@@ -11,9 +11,9 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.agents import evaluating
-from recollect.agents.acting import Policy
 from recollect.agents.evaluating import Evaluator, evaluate, evaluation_seeds
 from recollect.agents.learning import FlatParameters
+from recollect.agents.policy import Policy
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox
