@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from recollect import states
 from recollect.types import Array, Metrics
 
 
@@ -14,6 +16,14 @@ class Version(NamedTuple):
 
     epoch: int
     updates: int
+
+    @classmethod
+    def restored(cls, saved: Any) -> Version:
+        """The version that was saved as a list; ValueError if that is none."""
+        if not isinstance(saved, list) or len(saved) != 2:
+            raise ValueError(f"a version is an epoch and updates, {saved!r} came")
+        numbers = dict(zip(cls._fields, saved, strict=True))
+        return cls(*(states.count(numbers, name) for name in cls._fields))
 
 
 class Published(NamedTuple):
@@ -48,6 +58,28 @@ class Parameters:
         if self._latest is None or (newer_than is not None and self._latest.version <= newer_than):
             return None
         return self._latest
+
+    def state_dict(self) -> dict[str, Any]:
+        """The latest version, if there is one, and how many were published."""
+        latest = self._latest and {
+            "version": list(self._latest.version),
+            "vector": self._latest.vector,
+        }
+        return {"published": self._published, "latest": latest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; ValueError, and nothing changed, if it is damaged."""
+        published, saved = states.count(state, "published"), states.member(state, "latest")
+        latest = None
+        if saved is not None:
+            vector = states.column(saved, "vector", np.float32)
+            if self._latest is not None and len(vector) != len(self._latest.vector):
+                raise ValueError(
+                    f"{len(vector)} parameters were saved, {len(self._latest.vector)} were wanted"
+                )
+            vector.setflags(write=False)
+            latest = Published(Version.restored(states.member(saved, "version")), vector)
+        self._latest, self._published = latest, published
 
     def metrics(self) -> Metrics:
         """`published`: versions published so far."""

@@ -41,6 +41,24 @@ def count(state: Mapping[str, Any], name: str, least: int = 0) -> int:
     return int(found)
 
 
+def number(state: Mapping[str, Any], name: str) -> float:
+    """The number of this name; it may be infinite or NaN."""
+    found = member(state, name)
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        raise ValueError(f"{name} is {_said(found)}, a number was wanted")
+    return float(found)
+
+
+def figures(state: Mapping[str, Any], name: str) -> list[dict[str, float]]:
+    """The list of dicts of numbers of this name, each with the keys of the first."""
+    found = member(state, name)
+    if not isinstance(found, list):
+        raise ValueError(f"{name} is {_form(found)}, a list was wanted")
+    if any(not isinstance(each, Mapping) or each.keys() != found[0].keys() for each in found):
+        raise ValueError(f"{name} are not figures of the same names")
+    return [{key: number(each, key) for key in each} for each in found]
+
+
 def part(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """The dict of this name."""
     found = member(state, name)

@@ -8,12 +8,14 @@ lends the function that makes absolute TD errors of them, the learner's own (tra
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from recollect.agents.policy import Policy, epsilon_greedy_actions
+from recollect import states
+from recollect.agents.policy import Carry, Policy, epsilon_greedy_actions
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox, priorities
 from recollect.parameters import Parameters, Version
@@ -35,6 +37,15 @@ AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
 SLOT_BITS, EPISODE_BITS = 23, 32
 FAULTS_TOLD = 3
 """Of an actor's or an evaluator's: an environment can have thousands."""
+
+_ARRAYS = (
+    *("epochs", "episodes", "elapsed", "begin", "pos", "return", "lost"),
+    *("actions", "rewards", "discounts"),
+    *("block_states", "block_previous", "block_previous_reward"),
+)
+_SLOT_NUMBERS = ("episode", "blocks", "window", "errors_from", "versions_from")
+_RECENT = {"slot": np.int64, "return": np.float64, "steps": np.int64}
+_TOTALS = ("turns", "env_steps", "finished", "dropped", "cut_short", "failed")
 
 
 def episode_uid(epoch: int, slot: int, episode: int) -> int:
@@ -121,7 +132,9 @@ class Actor:
         self._begin = np.zeros(slots, np.int64)  # history row where the block in the making begins
         self._version: Version | None = None
         self._turns = 0
-        self._env_steps = self._finished = self._dropped = 0
+        self._env_steps = self._finished = self._dropped = self._cut_short = 0
+        self._failed = 0  # of the environments, before the last resume
+        self._lost = np.zeros(slots, np.bool_)  # slots whose episode could not be put back
         self._return = np.zeros(slots)
         self._recent: list[tuple[int, float, int]] = []  # (slot, return, steps) since last metrics
         self._outbox: tuple[list[Block], list[Item]] = ([], [])
@@ -156,6 +169,8 @@ class Actor:
         """One step of every environment."""
         if not self._observation:
             self._first_reset()
+        elif self._lost.any():
+            self._begin_again()
         if self._turns % self._refresh_period == 0:
             self._refresh()
         self._turns += 1
@@ -191,6 +206,17 @@ class Actor:
         everyone = np.ones(len(self._rows), bool)
         self._observation = self._env.reset(self._next_seeds(everyone))
         self._start_episodes(everyone)
+
+    def _begin_again(self) -> None:
+        """Close the episodes that could not be put back as truncated, and start others there."""
+        lost = self._lost
+        begun = lost & (self._elapsed > 0)
+        if begun.any():
+            self._close(begun, truncated=True)
+        self._cut_short += int(np.count_nonzero(begun))
+        self._observation = self._env.restart(lost, self._next_seeds(lost))
+        self._start_episodes(lost)
+        self._lost = np.zeros_like(lost)
 
     def _next_seeds(self, mask: Array) -> Array:
         return philox.seeds(
@@ -251,8 +277,22 @@ class Actor:
         ended &= ~faulty
         if not (ended.any() or faulty.any()):
             return
+        self._close(ended, truncated=bool((ended & ~step.terminated).any()))
+        for slot in np.flatnonzero(ended):
+            self._recent.append(
+                (int(self._slot_numbers[slot]), float(self._return[slot]), int(self._elapsed[slot]))
+            )
+            self._finished += 1
+        for slot in np.flatnonzero(faulty):
+            self._drop(int(slot), step.faults[int(slot)])
+        over = ended | faulty
+        self._observation = self._env.restart(over, self._next_seeds(over))
+        self._start_episodes(over)
+
+    def _close(self, ended: Array, *, truncated: bool) -> None:
+        """Send what is left of the episodes in `ended` [E]; `truncated`: any of them bootstraps."""
         assert self._values is not None
-        if (ended & ~step.terminated).any():
+        if truncated:
             # A truncated episode bootstraps from its closing observation: one more batched pass.
             closing, _ = self._policy(self._observation, self._carry)
             self._values[self._rows, self._pos] = np.where(
@@ -264,15 +304,6 @@ class Actor:
             for key, array in self._block_observation.items():
                 array[slot, self._pos[slot] - self._begin[slot]] = self._observation[key][slot]
             self._cut(int(slot), ended=True)
-            self._recent.append(
-                (int(self._slot_numbers[slot]), float(self._return[slot]), int(self._elapsed[slot]))
-            )
-            self._finished += 1
-        for slot in np.flatnonzero(faulty):
-            self._drop(int(slot), step.faults[int(slot)])
-        over = ended | faulty
-        self._observation = self._env.restart(over, self._next_seeds(over))
-        self._start_episodes(over)
 
     def _drop(self, slot: int, message: str) -> None:
         self._dropped += 1
@@ -373,12 +404,121 @@ class Actor:
         """Close the environments."""
         self._env.close()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes next, the environments included; between two turns."""
+        own = self._slots
+        errors = [errors for slot in own for errors in slot.errors]
+        return {
+            "arrays": {name: getattr(self, f"_{name}").copy() for name in _ARRAYS},
+            "block_observation": {k: v.copy() for k, v in self._block_observation.items()},
+            "values": None if self._values is None else self._values.copy(),
+            "slots": {
+                **{
+                    n: np.array([getattr(slot, n) for slot in own], np.int64) for n in _SLOT_NUMBERS
+                },
+                "errors": np.concatenate([np.zeros(0, np.float32), *errors]),
+                "error_counts": np.array([sum(map(len, s.errors)) for s in own], np.int64),
+                "versions": np.array([v for slot in own for v in slot.versions], np.int64),
+                "version_counts": np.array([len(slot.versions) for slot in own], np.int64),
+            },
+            "policy": self._policy.vector(),
+            "version": None if self._version is None else list(self._version),
+            **{name: getattr(self, f"_{name}") for name in _TOTALS},
+            "failed": self._failed + self._env.failures,
+            "recent": {
+                "slot": np.array([slot for slot, _, _ in self._recent], np.int64),
+                "return": np.array([value for _, value, _ in self._recent], np.float64),
+                "steps": np.array([steps for _, _, steps in self._recent], np.int64),
+            },
+            "observation": {key: array.copy() for key, array in self._observation.items()},
+            "carry": {name: array.copy() for name, array in vars(self._carry).items()},
+            "env": self._env.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where the actor of this state was.
+
+        The episode of a slot whose environment cannot be put back is closed as truncated and
+        another one begins there; a warning says so.
+
+        Raises:
+            ValueError: the state is of another actor, or damaged; this one is not to be used then.
+        """
+        for name in _ARRAYS:
+            like = getattr(self, f"_{name}")
+            setattr(self, f"_{name}", states.array(states.part(state, "arrays"), name, like))
+        for name, least in (("begin", 0), ("pos", 0), ("elapsed", 0), ("episodes", -1)):
+            if (state["arrays"][name] < least).any():
+                raise ValueError(f"{name} has a number below {least}")
+        if (self._pos - self._begin > self._spec.period).any() or (self._begin > self._pos).any():
+            raise ValueError(f"a block in the making is longer than {self._spec.period} steps")
+        if (self._begin > self._n_step).any():
+            raise ValueError(f"more than {self._n_step} steps are open before a block")
+        seen = states.part(state, "block_observation")
+        self._block_observation = {
+            key: states.array(seen, key, own) for key, own in self._block_observation.items()
+        }
+        self._values = None
+        if states.member(state, "values") is not None:
+            steps = self._rewards.shape[1] + 1
+            like = np.zeros((len(self._rows), steps, self._policy.action.num_actions), np.float32)
+            self._values = states.array(state, "values", like)
+        self._load_slots(states.part(state, "slots"))
+        self._policy.load(states.array(state, "policy", self._policy.vector()))
+        version = states.member(state, "version")
+        self._version = None if version is None else Version.restored(version)
+        for name in _TOTALS:
+            setattr(self, f"_{name}", states.count(state, name))
+        recent = states.part(state, "recent")
+        columns = [states.column(recent, n, t) for n, t in _RECENT.items()]
+        self._recent = list(zip(*(column.tolist() for column in columns), strict=True))
+        blank = {k: spec.zeros(len(self._rows)) for k, spec in self._spec.observation.items()}
+        seen = states.part(state, "observation")
+        self._observation = {k: states.array(seen, k, v) for k, v in blank.items() if seen}
+        carry = states.part(state, "carry")
+        fields = vars(self._policy.start(len(self._rows)))
+        self._carry = Carry(**{name: states.array(carry, name, v) for name, v in fields.items()})
+        unplaced = self._env.load_state_dict(states.part(state, "env"))
+        if unplaced and self._observation:
+            self._lost[list(unplaced)] = True
+            slot, why = min(unplaced.items())
+            warnings.warn(
+                f"{len(unplaced)} of {len(self._rows)} environment slots cannot be put back where "
+                f"they were; their episodes are closed as truncated and others begin. Slot "
+                f"{self._slot_numbers[slot]}: {why}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _load_slots(self, state: Mapping[str, Any]) -> None:
+        slots = len(self._slots)
+        like = np.zeros(slots, np.int64)
+        numbers = {name: states.array(state, name, like).tolist() for name in _SLOT_NUMBERS}
+        pieces = {}
+        for name, dtype in (("error", np.float32), ("version", np.int64)):
+            counts = states.array(state, f"{name}_counts", like)
+            values = states.column(state, f"{name}s", dtype)
+            if (counts < 0).any() or counts.sum() != len(values):
+                raise ValueError(f"{name}s are {len(values)}, {counts.sum()} were counted")
+            pieces[name] = np.split(values, np.cumsum(counts)[:-1])
+        for row, slot in enumerate(self._slots):
+            for name in _SLOT_NUMBERS:
+                setattr(slot, name, numbers[name][row])
+            slot.errors = [pieces["error"][row]] if len(pieces["error"][row]) else []
+            slot.versions = pieces["version"][row].tolist()
+
     def counts(self) -> dict[str, int]:
-        """`env_steps` taken, `episodes` finished, `dropped_episodes` for a fault."""
+        """`env_steps` taken, `episodes` finished, and what went wrong.
+
+        `dropped_episodes` for a fault, `cut_short_episodes` where a resumed run could not put an
+        environment back, `env_failures`.
+        """
         return {
             "env_steps": self._env_steps,
             "episodes": self._finished,
             "dropped_episodes": self._dropped,
+            "cut_short_episodes": self._cut_short,
+            "env_failures": self._failed + self._env.failures,
         }
 
     def metrics(self) -> Metrics:

@@ -5,19 +5,21 @@ One policy object acts in training, in evaluation and in what a user loads (trap
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from recollect import states
 from recollect.agents.acting import tell_of_fault
 from recollect.agents.policy import Policy, epsilon_greedy_actions
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox
 from recollect.parameters import Parameters, Published, Version
-from recollect.types import Array, EnvSpec, Metrics, NotFiniteError
+from recollect.types import Array, EnvError, EnvSpec, Metrics
 
 LONGEST = 27_000
 """Steps after which an episode of an evaluation is cut: half an hour of Atari at 15 a second."""
@@ -31,8 +33,18 @@ class Episodes:
     lengths: Array
 
 
+def never() -> bool:
+    """What interrupts nothing."""
+    return False
+
+
 def evaluate(
-    policy: Policy, env: VectorEnv, episodes: int, seed: int, epsilon: float = 0.0
+    policy: Policy,
+    env: VectorEnv,
+    episodes: int,
+    seed: int,
+    epsilon: float = 0.0,
+    interrupted: Callable[[], bool] = never,
 ) -> Episodes:
     """Play exactly `episodes` episodes, number i from a start that depends on `seed` and i alone.
 
@@ -40,7 +52,8 @@ def evaluate(
     episode of `LONGEST` steps is cut there, as a greedy policy may go round in circles for ever.
 
     Raises:
-        NotFiniteError: an environment gave something that is not finite.
+        EnvError: an environment failed, or gave something that is not finite.
+        InterruptedEvaluation: `interrupted()` was true between two steps.
     """
     slots = env.num_envs
     numbers = np.arange(slots)
@@ -52,6 +65,8 @@ def evaluate(
     elapsed = np.zeros(slots, np.int64)
     zeros = np.zeros(slots, np.int64)
     while playing.any():
+        if interrupted():
+            raise InterruptedEvaluation
         values, state = policy(observation, carry)
         draws = philox.uniforms(
             seed, philox.Purpose.EVALUATION, zeros, numbers.astype(np.int64), zeros, elapsed
@@ -60,7 +75,7 @@ def evaluate(
         step = env.step(actions)
         for slot, message in step.faults.items():
             if playing[slot]:
-                raise NotFiniteError(
+                raise EnvError(
                     f"evaluation episode {numbers[slot]}, step {elapsed[slot]}: {message}"
                 )
         counted = playing & step.valid
@@ -80,12 +95,18 @@ def evaluate(
 
 
 def evaluate_on(
-    env_spec: EnvSpec, policy: Policy, episodes: int, seed: int, epsilon: float = 0.0
+    env_spec: EnvSpec,
+    policy: Policy,
+    episodes: int,
+    seed: int,
+    epsilon: float = 0.0,
+    interrupted: Callable[[], bool] = never,
+    **how: Any,
 ) -> Episodes:
-    """`evaluate` in environments that are made for it and closed again."""
+    """`evaluate` in environments that are made for it, `how` as in `registry.make`, and closed."""
     slots = min(episodes, policy.ROWS)
-    with closing(registry.make(env_spec.id, slots, dict(env_spec.kwargs))) as env:
-        return evaluate(policy, env, episodes, seed, epsilon)
+    with closing(registry.make(env_spec.id, slots, dict(env_spec.kwargs), **how)) as env:
+        return evaluate(policy, env, episodes, seed, epsilon, interrupted)
 
 
 def evaluation_seeds(seed: int, numbers: Array) -> Array:
@@ -95,10 +116,15 @@ def evaluation_seeds(seed: int, numbers: Array) -> Array:
     return philox.seeds(seed, philox.Purpose.EVALUATION_RESET, zeros, episode, zeros)
 
 
+class InterruptedEvaluation(Exception):  # noqa: N818 (nothing went wrong)
+    """An evaluation was left in the middle; nothing of the evaluator has changed."""
+
+
 class Evaluator:
     """Worker that evaluates the latest parameters every `period` learner updates.
 
-    An evaluation in which an environment gives what is not finite is left out, with a warning.
+    An evaluation in which an environment fails is left out, with a warning. One that takes long can
+    be left: set `interrupted` to what says, between two steps, that it must be.
 
     Args:
         parameters: the parameter service.
@@ -129,6 +155,7 @@ class Evaluator:
         self._fresh: Metrics = {}
         self._evaluations = self._failed = 0
         self._best: tuple[float, Published] | None = None
+        self.interrupted: Callable[[], bool] = never
 
     def ready(self) -> bool:
         """Whether parameters of the next evaluation's age have been published."""
@@ -141,11 +168,15 @@ class Evaluator:
         if latest is None:
             return
         updates = latest.version.updates
-        self._next = Version(latest.version.epoch, (updates // self._period + 1) * self._period)
+        due = Version(latest.version.epoch, (updates // self._period + 1) * self._period)
         self._policy.load(latest.vector)
         try:
-            played = evaluate(self._policy, self._env, self._episodes, self._seed, self._epsilon)
-        except NotFiniteError as fault:
+            played = evaluate(
+                self._policy, self._env, self._episodes, self._seed, self._epsilon, self.interrupted
+            )
+            self._next = due
+        except EnvError as fault:
+            self._next = due
             self._failed += 1
             tell_of_fault(
                 f"the evaluation after {updates} updates is left out: {fault}", self._failed
@@ -169,6 +200,39 @@ class Evaluator:
     def close(self) -> None:
         """Close the environments."""
         self._env.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has come of it so far, the best parameters included."""
+        best = self._best and {
+            "score": self._best[0],
+            "version": list(self._best[1].version),
+            "vector": self._best[1].vector,
+        }
+        return {
+            "next": list(self._next),
+            "evaluations": self._evaluations,
+            "failed": self._failed,
+            "fresh": dict(self._fresh),
+            "best": best,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            ValueError: it is damaged; this evaluator is not to be used then.
+        """
+        self._next = Version.restored(states.member(state, "next"))
+        self._evaluations = states.count(state, "evaluations")
+        self._failed = states.count(state, "failed")
+        fresh = states.part(state, "fresh")
+        self._fresh = {str(name): states.number(fresh, name) for name in fresh}
+        self._best, saved = None, states.member(state, "best")
+        if saved is not None:
+            vector = states.array(saved, "vector", self._policy.vector())
+            vector.setflags(write=False)
+            version = Version.restored(states.member(saved, "version"))
+            self._best = (states.number(saved, "score"), Published(version, vector))
 
     def counts(self) -> dict[str, int]:
         """`evaluations` done, and `failed_evaluations` left out for a fault."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from recollect import states
 from recollect.types import Array, DivergedError
 
 if TYPE_CHECKING:
@@ -72,6 +74,37 @@ class Gradients:
     figures: dict[str, float]
 
 
+class FlatAdam:
+    """Adam on one vector of parameters [P], elementwise."""
+
+    def __init__(self, parameters: FlatParameters, learning_rate: float, epsilon: float) -> None:
+        self._learning_rate = learning_rate
+        self._flat = torch.nn.Parameter(parameters.vector)
+        self._adam = torch.optim.Adam([self._flat], lr=learning_rate, eps=epsilon, fused=True)
+
+    def step(self, gradient: Tensor, rate: float = 1.0) -> None:
+        """One step along `gradient` [P] with the learning rate times `rate`."""
+        self._flat.grad = gradient
+        self._adam.param_groups[0]["lr"] = self._learning_rate * rate
+        self._adam.step()
+
+    def state_dict(self) -> dict[str, Array]:
+        """Steps taken and both moments [P]; empty before the first step."""
+        own = self._adam.state.get(self._flat, {})
+        return {name: value.detach().cpu().numpy().copy() for name, value in own.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; ValueError, and nothing changed, if it does not fit."""
+        loaded = {}
+        if state:
+            moment, step = np.zeros(self._flat.shape, np.float32), np.zeros((), np.float32)
+            likes = {"step": step, "exp_avg": moment, "exp_avg_sq": moment}
+            for name, like in likes.items():
+                own = torch.from_numpy(states.array(state, name, like))
+                loaded[name] = own.to(self._flat.device)
+        self._adam.state[self._flat] = loaded
+
+
 class Skipped:
     """Updates left out because something in them was not finite: `total`, and how many on end."""
 
@@ -79,6 +112,14 @@ class Skipped:
 
     def __init__(self) -> None:
         self.total = self.on_end = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Both counts."""
+        return {"total": self.total, "on_end": self.on_end}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; ValueError, and nothing changed, if it is damaged."""
+        self.total, self.on_end = states.count(state, "total"), states.count(state, "on_end")
 
     def takes(self, gradients: Gradients) -> bool:
         """Whether this update is left out, and counted.

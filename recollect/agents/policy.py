@@ -58,6 +58,10 @@ class Policy:
         """Take over parameters [P] as published."""
         self._flat.load(vector)
 
+    def vector(self) -> Array:
+        """The parameters it acts with [P], an array of its own."""
+        return self._flat.numpy()
+
     def start(self, slots: int) -> Carry:
         """The carry of `slots` episodes that begin."""
         return Carry(

@@ -33,6 +33,7 @@ Departures from the paper, and where it is silent:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,9 +41,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from recollect import states
 from recollect.agents import wiring
-from recollect.agents.learning import FlatParameters, Gradients, Skipped, clip_by_norm, tensors
-from recollect.maths import priorities, rescaling, returns, staleness, value_learning
+from recollect.agents.learning import (
+    FlatAdam,
+    FlatParameters,
+    Gradients,
+    Skipped,
+    clip_by_norm,
+    tensors,
+)  # fmt: skip
+from recollect.maths import priorities, rescaling, returns, value_learning
 from recollect.parameters import Parameters, Version
 from recollect.program import Program
 from recollect.replay.windows import Windows
@@ -65,6 +74,8 @@ class R2D2Config:
 
     actors: int = 256  # environment slots of the whole run; section 2.3
     actor_processes: int = 1  # parts over which the slots are spread [ours]
+    env_processes: int = 0  # supervised processes for a part's environments, 0: in its own [ours]
+    env_deadline: float = 60.0  # seconds one call of an environment may take, 0: for ever [ours]
     epsilon_base: float = 0.4  # epsilon of the most exploring slot [Ape-X]
     epsilon_alpha: float = 7.0  # the last slot has base^(1 + alpha) [Ape-X]
     refresh_period: int = 400  # a slot's steps between two fetches of parameters; table 2
@@ -148,9 +159,10 @@ _POSITIVE = (
     "evaluation_episodes rescaling_epsilon reward_scale"
 )
 _FRACTIONS = "epsilon_base gamma eta priority_exponent importance_exponent evaluation_epsilon"
+_TOTALS = ("updates", "learned_steps", "learned_windows", "learned_windows_mid_episode")
 _COUNTS = (
-    "huber decay_steps epsilon_alpha burn_in replay_bytes min_replay_steps "
-    "pre_core head_hidden evaluation_period"
+    "huber decay_steps epsilon_alpha burn_in replay_bytes min_replay_steps env_processes "
+    "env_deadline pre_core head_hidden evaluation_period"
 )
 
 
@@ -239,13 +251,10 @@ class Learner:
         self.target_parameters = FlatParameters(self.target)
         for p in self.target.parameters():
             p.requires_grad_(False)
-        self._flat = torch.nn.Parameter(self.online_parameters.vector)
-        self._adam = torch.optim.Adam(
-            [self._flat], lr=config.learning_rate, eps=config.adam_epsilon, fused=True
-        )
+        self.adam = FlatAdam(self.online_parameters, config.learning_rate, config.adam_epsilon)
         self.updates = self.learned_steps = 0
+        self.learned_windows = self.learned_windows_mid_episode = 0
         self.skipped = Skipped()
-        self._windows = self._mid_episode = 0
         self._figures: list[dict[str, float]] = []
         self.update_target()
         self.publish()
@@ -271,8 +280,8 @@ class Learner:
         self.apply(gradients.vector)
         self.updates += 1
         self.learned_steps += int(batch.learned.sum())
-        self._windows += len(batch.slots)
-        self._mid_episode += int(batch.mid_episode.sum())
+        self.learned_windows += len(batch.slots)
+        self.learned_windows_mid_episode += int(batch.mid_episode.sum())
         self._figures.append(gradients.figures)
         if self.updates % self.config.target_period == 0:
             self.update_target()
@@ -325,11 +334,10 @@ class Learner:
 
     def apply(self, vector: Tensor) -> None:
         """One step of Adam along `vector` [P]; elementwise, and no target is copied."""
-        self._flat.grad = vector
+        left = 1.0
         if decay := self.config.decay_steps:
             left = max(0.0, 1 - self.learned_steps / (self.config.replay_ratio * decay))
-            self._adam.param_groups[0]["lr"] = self.config.learning_rate * left
-        self._adam.step()
+        self.adam.step(vector, left)
 
     def update_target(self) -> None:
         """Copy the online parameters into the target network."""
@@ -340,40 +348,31 @@ class Learner:
         """Publish the online parameters as version (epoch, updates)."""
         self._parameters.publish(Version(self.epoch, self.updates), self.online_parameters.numpy())
 
-    def staleness(self, batch: Batch) -> tuple[Array, Array]:
-        """Delta-Q [B] at the first and the last learned step; needs `keep_states` (section 3).
-
-        q(h-hat) is unrolled as in learning, q(h) starts each step from the state stored with it.
-        """
-        if batch.states is None:
-            raise RuntimeError("Delta-Q needs the state of every step: set keep_states to True")
-        part = slice(self.config.burn_in, len(batch.action))
-
-        def one_step_each(x: Tensor) -> Tensor:
-            return x[part].flatten(0, 1)[None]  # [1, T * B, ...]
-
-        with torch.no_grad():
-            q_hat, _, fields = self.q_values(batch)
-            q, _ = self.network(
-                {key: one_step_each(x) for key, x in fields["observation"].items()},
-                one_step_each(fields["previous_action"]),
-                one_step_each(fields["previous_reward"]),
-                one_step_each(torch.from_numpy(batch.states))[0],
-            )
-            learned = fields["learned"][part]
-            delta = staleness.delta_q(q_hat[:-1], q[0].unflatten(0, learned.shape), learned)
-            first, last = staleness.first_and_last(delta, learned)
-        return first.numpy(), last.numpy()
-
     def counts(self) -> dict[str, int]:
         """`updates`, `skipped_updates` (not finite), `learned_steps` and windows learned from."""
+        totals = {name: getattr(self, name) for name in _TOTALS}
+        return {**totals, "skipped_updates": self.skipped.total}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides what comes next."""
         return {
-            "updates": self.updates,
-            "skipped_updates": self.skipped.total,
-            "learned_steps": self.learned_steps,
-            "learned_windows": self._windows,
-            "learned_windows_mid_episode": self._mid_episode,
+            "online": self.online_parameters.numpy(),
+            "target": self.target_parameters.numpy(),
+            "adam": self.adam.state_dict(),
+            "skipped": self.skipped.state_dict(),
+            "figures": [dict(figures) for figures in self._figures],
+            **{name: getattr(self, name) for name in _TOTALS},
         }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; ValueError if it does not fit, and this learner is spoilt then."""
+        self.online_parameters.load(states.array(state, "online", self.online_parameters.numpy()))
+        self.target_parameters.load(states.array(state, "target", self.target_parameters.numpy()))
+        self.adam.load_state_dict(states.part(state, "adam"))
+        self.skipped.load_state_dict(states.part(state, "skipped"))
+        self._figures = states.figures(state, "figures")
+        for name in _TOTALS:
+            setattr(self, name, states.count(state, name))
 
     def metrics(self) -> Metrics:
         """Means over the updates since the last call."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recollect.agents.acting import AbsoluteErrors, Actor
     from recollect.agents.evaluating import Evaluator
     from recollect.agents.policy import Policy
+    from recollect.envs.vector import VectorEnv
     from recollect.networks.recurrent_q import QNetwork
     from recollect.replay.blocks import BlockSpec
     from recollect.replay.store import Replay
@@ -214,6 +215,19 @@ def _capacity(config: Any) -> dict[str, int | None]:
     return {"capacity_steps": None if in_bytes else config.replay_steps, "capacity_bytes": in_bytes}
 
 
+def make_env(config: Any, env_spec: EnvSpec, slots: int) -> VectorEnv:
+    """Environments for so many slots, in this process or in supervised ones."""
+    from recollect.envs import registry
+
+    return registry.make(
+        env_spec.id,
+        slots,
+        dict(env_spec.kwargs),
+        processes=config.env_processes,
+        deadline=config.env_deadline,
+    )
+
+
 def make_actor(
     config: Any,
     env_spec: EnvSpec,
@@ -228,7 +242,6 @@ def make_actor(
     """Actor number `process` of `actor_processes`, with its share of the slots."""
     from recollect.agents.acting import Actor
     from recollect.agents.policy import Policy
-    from recollect.envs import registry
     from recollect.maths import exploration
 
     slots = np.array_split(np.arange(config.actors), config.actor_processes)[process]
@@ -236,7 +249,7 @@ def make_actor(
     ladder = exploration.epsilon_ladder(config.actors, config.epsilon_base, config.epsilon_alpha)
     return Actor(
         policy=Policy(network, env_spec, int(slots[0])),
-        env=registry.make(env_spec.id, len(slots), dict(env_spec.kwargs)),
+        env=make_env(config, env_spec, len(slots)),
         first_slot=int(slots[0]),
         epsilons=ladder,
         replay=replay,
@@ -262,12 +275,11 @@ def make_evaluator(
 ) -> Evaluator:
     """The greedy evaluator."""
     from recollect.agents.evaluating import Evaluator
-    from recollect.envs import registry
 
     return Evaluator(
         parameters,
         make_policy=partial(make_policy, make_network, env_spec),
-        make_env=lambda slots: registry.make(env_spec.id, slots, dict(env_spec.kwargs)),
+        make_env=partial(make_env, config, env_spec),
         episodes=config.evaluation_episodes,
         period=config.evaluation_period,
         seed=seed,

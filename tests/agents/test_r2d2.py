@@ -15,6 +15,7 @@ import torch
 
 from recollect.agents import r2d2, wiring
 from recollect.agents.r2d2 import Learner, R2D2Config
+from recollect.agents.staleness import delta_q
 from recollect.envs import registry
 from recollect.maths import philox, rescaling
 from recollect.parameters import Parameters
@@ -589,12 +590,12 @@ def test_s0_14_delta_q_is_zero_for_fresh_states_and_not_for_stale_or_zero_ones()
     learner, replay, _ = parts(config)
     batch = sample(replay, 32)
     assert batch.states is not None
-    first, last = learner.staleness(batch)
+    first, last = delta_q(learner, batch)
     np.testing.assert_allclose(first, 0, atol=1e-5)
     np.testing.assert_allclose(last, 0, atol=1e-5)
     with torch.no_grad():
         learner.online_parameters.vector.mul_(1.5)
-    first, last = learner.staleness(batch)
+    first, last = delta_q(learner, batch)
     assert first.max() > 1e-4, "burned in with other parameters than those that stored the states"
     zero = Learner(
         replace(config, start_state="zero", burn_in=3),
@@ -603,7 +604,7 @@ def test_s0_14_delta_q_is_zero_for_fresh_states_and_not_for_stale_or_zero_ones()
         partial(wiring.q_network, config, spec(), 3),
         seed=3,
     )
-    first, last = zero.staleness(batch)
+    first, last = delta_q(zero, batch)
     middle = batch.mid_episode
     assert first[middle].max() > 1e-4
     assert (first[~middle] < 1e-5).all()
@@ -612,7 +613,7 @@ def test_s0_14_delta_q_is_zero_for_fresh_states_and_not_for_stale_or_zero_ones()
 def test_delta_q_without_states_says_what_to_set() -> None:
     learner, replay, _ = parts()
     with pytest.raises(RuntimeError, match="keep_states"):
-        learner.staleness(sample(replay))
+        delta_q(learner, sample(replay))
 
 
 # -- config ----------------------------------------------------------------------------------------

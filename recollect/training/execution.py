@@ -1,0 +1,265 @@
+"""Running a job in a folder, to its end or until it is stopped, and going on with it later."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recollect import presets
+from recollect.run.folder import RunFolder, default_run_dir
+from recollect.run.lock import RunLock
+from recollect.run.machine import free_memory, one_thread
+from recollect.run.progress import Progress, size
+from recollect.run.signals import Interrupted, Stop
+from recollect.training.job import Job, prepare
+from recollect.types import ConfigError, DivergedError, EnvError
+
+FINAL_EPISODES = 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that has ended: its folder and the greedy evaluation at its end.
+
+    `return_mean` is NaN if the environment failed in that evaluation, and `fault` says how.
+    `mid_episode_share` is that of the learned windows which start in mid-episode.
+    `dropped_episodes` were dropped in training for a fault. `best_mean` is of the best parameters
+    evaluated meanwhile, None if none were.
+    """
+
+    folder: Path
+    return_mean: float
+    env_steps: int
+    updates: int
+    seconds: float
+    mid_episode_share: float
+    dropped_episodes: int = 0
+    fault: str = ""
+    best_mean: float | None = None
+
+
+def train(
+    agent: str,
+    *,
+    env: str,
+    env_kwargs: dict[str, Any] | None = None,
+    preset: str = "auto",
+    seed: int = 0,
+    env_steps: int | None = None,
+    run_dir: str | Path | None = None,
+    network: str = "",
+    start_from: str | Path = "",
+    checkpoint_seconds: float = 0.0,
+    keep_checkpoints: int = 2,
+    verbose: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train an agent and return its run; see `prepare` for the arguments.
+
+    Args:
+        run_dir: the folder to make; None: a new one below `runs/`.
+        verbose: print progress. settings: fields of the agent's config.
+    """
+    job = prepare(
+        agent,
+        env=env,
+        env_kwargs=env_kwargs,
+        preset=preset,
+        seed=seed,
+        env_steps=env_steps,
+        network=network,
+        start_from=str(start_from),
+        checkpoint_seconds=checkpoint_seconds,
+        keep_checkpoints=keep_checkpoints,
+        settings=settings,
+    )
+    return execute(job, run_dir, verbose=verbose)
+
+
+def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True) -> Run:
+    """Run a job to its end in a new folder.
+
+    Raises:
+        ConfigError: the folder holds something or is another's, or replay cannot fit in memory.
+        Interrupted: by a signal; `resume` goes on as if nothing had been.
+        EnvError, DivergedError: an environment failed too often, learning diverged. The last
+            parameters, status and curve are there.
+    """
+    path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
+    RunFolder(path).refuse_if_taken()
+    with _locked(path), one_thread():  # both refuse before torch is loaded
+        RunFolder(path).refuse_if_taken()
+        program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
+        need = _check_memory(job, program.replay_bytes)
+        folder = RunFolder.create(path, job.as_dict())
+        return _carry_on(job, folder, program, None, verbose, [*_differences(job), need])
+
+
+def resume(
+    run: Any,
+    *,
+    env_steps: int | None = None,
+    checkpoint_seconds: float | None = None,
+    keep_checkpoints: int | None = None,
+    verbose: bool = False,
+) -> Run:
+    """Go on with a run that was stopped or killed, from its newest whole checkpoint.
+
+    In one process and on the CPU, with as many threads, it goes on bit for bit as if it had not
+    been stopped, if its environments can be put back where they were.
+
+    Args:
+        run: a run or its folder.
+        env_steps, checkpoint_seconds, keep_checkpoints: as in `prepare`; None: as they were.
+        verbose: print progress.
+    Raises:
+        ConfigError: no such run; it is finished; another process works on it; its config.json is
+            not that of its checkpoint.
+        CheckpointError: none of its checkpoints can be used.
+        Interrupted, EnvError, DivergedError: as `execute`.
+    """
+    folder = RunFolder.open(Path(getattr(run, "folder", run)))
+    with _locked(folder.path), one_thread():
+        try:
+            stored = Job.from_dict(folder.config())
+        except ConfigError as error:
+            raise ConfigError(f"{folder.config_path}: {error}") from error
+        given = {
+            "env_steps": env_steps,
+            "checkpoint_seconds": checkpoint_seconds,
+            "keep_checkpoints": keep_checkpoints,
+        }
+        job = stored.changed(**{name: x for name, x in given.items() if x is not None})
+        from recollect.run import checkpoint
+
+        said: list[str] = []
+        found: Path | None = None
+        with contextlib.suppress(checkpoint.NoCheckpointError):
+            found = checkpoint.find(folder.checkpoints, "last", full=True, report=said.append)
+        _refuse_if_finished(folder, job, found)
+        program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
+        said.append(_check_memory(job, program.replay_bytes))
+        if found is None:
+            said.append("there is no checkpoint of this run yet: it begins anew")
+        if job != stored:
+            folder.write_config(job.as_dict())
+        return _carry_on(job, folder, program, found, verbose, said)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """The folder's lock; a folder that the lock made and nothing came into is removed again."""
+    was_there = path.exists()
+    try:
+        with RunLock(path):
+            yield
+    finally:
+        hidden = path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
+        if not was_there and hidden:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _refuse_if_finished(folder: RunFolder, job: Job, found: Path | None) -> None:
+    from recollect.run import checkpoint
+
+    if found is None:
+        return
+    done = int(checkpoint.load_parameters(found)[1]["env_steps"])
+    finished = folder.status().get("state") == "finished"
+    if finished and job.env_steps <= done:
+        raise ConfigError(
+            f"{folder.path} is finished, after {done:,} environment steps: to go on, give "
+            "env_steps a larger number"
+        )
+    if job.env_steps < done:
+        raise ConfigError(
+            f"env_steps {job.env_steps:,} is less than the {done:,} that {folder.path} has taken: "
+            "give a larger number, or none"
+        )
+
+
+def _carry_on(
+    job: Job, folder: RunFolder, program: Any, found: Path | None, verbose: bool, said: list[str]
+) -> Run:
+    """Train in a folder that is ours, from a checkpoint if there is one, and end in good order."""
+    from recollect.run import curves
+    from recollect.training.loop import Training
+
+    title = f"{job.agent} on {job.env.id}, seed {job.seed}"
+    with (
+        Progress(job.env_steps, title, quiet=not verbose) as progress,
+        progress.warnings(),
+        Stop(on_first=lambda: progress.line("stopping: saving a checkpoint")) as stop,
+        contextlib.closing(Training(job, folder, program, progress, stop, found)) as training,
+    ):
+        for line in said:
+            (progress.line if line.startswith("ERROR") else progress.note)(line)
+        _warn_if_nothing_can_be_learned(job)
+        try:
+            training.to_the_end()
+            return_mean, fault = training.final_evaluation(FINAL_EPISODES)
+            state = "finished"
+        except Interrupted:
+            training.save_and_wait()
+            training.write_status("preempted")
+            raise
+        except (KeyboardInterrupt, DivergedError, EnvError) as error:
+            # Raised in the middle of a turn: what was learned is whole, the rest is not.
+            training.save_parameters("failed")
+            training.write_status(f"failed: {error or 'interrupted'}")
+            raise
+        except BaseException as error:
+            training.write_status(f"failed: {type(error).__name__}: {error}")
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                curves.draw([folder.path], folder.curve)
+        training.write_status(state)
+    row = training.last_row
+    return Run(
+        folder.path,
+        return_mean,
+        int(row["env_steps"]),
+        int(row["updates"]),
+        float(row["seconds"]),
+        row["run/learned_windows_mid_episode"] / max(1, row["run/learned_windows"]),
+        int(row["run/dropped_episodes"]),
+        fault,
+        training.best[0] if training.best else None,
+    )
+
+
+def _differences(job: Job) -> list[str]:
+    return presets.differences(job.agent, job.config, job.env)
+
+
+def _check_memory(job: Job, need: int) -> str:
+    """One line on what replay needs; ConfigError if the machine has less than that free."""
+    free = free_memory()
+    asked = f"{job.config.replay_steps:,} steps"
+    if job.config.replay_bytes:
+        asked = f"{job.config.replay_bytes:,} bytes"
+    if free is not None and need > free:
+        raise ConfigError(
+            f"replay of {asked} needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: "
+            "lower replay_steps, or set replay_bytes"
+        )
+    if job.config.replay_bytes:
+        return f"replay: at most {size(need)}"
+    return f"replay: {asked} need {size(need)}, more where episodes are short"
+
+
+def _warn_if_nothing_can_be_learned(job: Job) -> None:
+    least = job.config.min_replay_steps
+    if job.env_steps <= least:
+        warnings.warn(
+            f"nothing will be learned: the run ends after {job.env_steps:,} environment steps and "
+            f"learning begins after {least:,}: raise env_steps, or lower min_replay_steps",
+            RuntimeWarning,
+            stacklevel=2,
+        )
