@@ -19,13 +19,14 @@ from importlib import import_module
 from recollect import __version__
 from recollect.cli import lazy
 
-COMMANDS = ("train", "evaluate", "plot")
+COMMANDS = ("train", "resume", "evaluate", "plot")
 HELP = """\
 recollect trains agents from replayed experience gathered by many actors.
 
 usage: {program} COMMAND ...
 
   train AGENT --env ID   train an agent (r2d2, drqn) on a Gymnasium environment
+  resume RUN             go on with a run that was stopped or killed
   evaluate RUN           play episodes with a trained agent and print returns
   plot RUN...            draw learning curves; of several runs mean and interval
 
@@ -40,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.
 
     0: done. 1: a file could not be read or written, an environment failed, or learning diverged.
-    2: something is wrong with the words, the run or its files. 130: interrupted. Of all but the
-    first one line on stderr says more.
+    2: something is wrong with the words, the run or its files. 130: interrupted, 143: terminated.
+    Of all but the first one line on stderr says more.
 
     Args:
         arguments: the words after `recollect`; None: those of this process.
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as error:
-        return _refuse(str(error) or "interrupted", 130)
+        return _refuse(str(error) or "interrupted", getattr(error, "exit_code", 130))
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

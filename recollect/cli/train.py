@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from recollect.cli import settings, words
 from recollect.cli.words import Option
 from recollect.envs import registry
 from recollect.run.folder import default_run_dir
+from recollect.run.signals import Interrupted
 from recollect.types import (
     ActionSpec,
     ArraySpec,
@@ -23,7 +25,6 @@ from recollect.types import (
     DivergedError,
     EnvError,
     EnvSpec,
-    NotFiniteError,
 )
 
 EXAMPLE = "recollect/PositionCartPole-v0"
@@ -51,13 +52,25 @@ ENVIRONMENT = [
     ),
     Option("--env-kwargs", "JSON", "arguments of the environment, a JSON object", json_object),
 ]
+KEEPING = [
+    Option(
+        "--checkpoint-seconds",
+        "X",
+        "between two checkpoints",
+        words.number,
+        shown="auto",
+    ),
+    Option("--keep-checkpoints", "N", "how many are kept", words.whole, shown="2"),
+]
 RUN = [
     Option("--preset", "NAME", "auto, paper or small: where the settings start from", shown="auto"),
     Option("--env-steps", "N", "environment steps of all slots together", words.whole),
     Option("--seed", "N", "of everything that is drawn", words.whole, shown="0"),
     Option("--network", "MODULE:NAME", "a network of your own", shown="agent's"),
+    Option("--from", "RUN", "begin with the last parameters of that run"),
     Option("--runtime", "NAME", "inline: everything in this process", shown="inline"),
     Option("--run-dir", "DIR", "the folder to make", shown="runs/..."),
+    *KEEPING,
     words.HELP,
 ]
 
@@ -92,7 +105,9 @@ def command(given: Sequence[str]) -> None:
     if "env" not in found:
         raise ConfigError(f"train needs an environment: add --env ID, such as --env {EXAMPLE}")
     run_dir = found.pop("run_dir", "")
-    names = {option.name for option in fixed}
+    names = {option.name for option in fixed} - {"from"} | {"start_from"}
+    if "from" in found:
+        found["start_from"] = found.pop("from")
     folder: Path | None = None
     try:
         job = training.prepare(
@@ -105,27 +120,40 @@ def command(given: Sequence[str]) -> None:
             },
         )
         folder = Path(run_dir or default_run_dir(job.agent, job.env.id, job.seed))
-        run = training.execute(job, folder, verbose=True)
+        with telling_what_is_left(folder):
+            run = training.execute(job, folder, verbose=True)
     except ConfigError as error:
         raise ConfigError(settings.as_options(str(error), config_type)) from error
+    print(summary(run))
+    if run.fault:
+        raise EnvError(run.fault)
+
+
+@contextlib.contextmanager
+def telling_what_is_left(folder: Path) -> Iterator[None]:
+    """Errors that stop a run inside say what can be done with what it has learned."""
+    try:
+        yield
+    except Interrupted as stopped:
+        resume = f"{words.program()} resume {shlex.quote(str(folder))}"
+        stopped.args = (f"stopped by {stopped.signal_name}; go on with: {resume}",)
+        raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted{_left(folder)}") from None
     except (EnvError, DivergedError) as error:
         raise type(error)(f"{error}{_left(folder)}") from error
-    print(_summary(run))
-    if run.fault:
-        raise NotFiniteError(run.fault)
 
 
-def _left(folder: Path | None) -> str:
-    """Where to find what a run that was stopped has learned."""
-    if folder is None or not (folder / "checkpoints").exists():
+def _left(folder: Path) -> str:
+    """Where to find what a run that failed has learned."""
+    if not (folder / "checkpoints").exists():
         return ""
     evaluate = f"{words.program()} evaluate {shlex.quote(str(folder))}"
     return f"; what was learned lies in {folder}: {evaluate}"
 
 
-def _summary(run: training.Run) -> str:
+def summary(run: training.Run) -> str:
+    """What is printed at a run's end."""
     folder, program = shlex.quote(str(run.folder)), words.program()
     greedy = f"{run.return_mean:,.2f}, mean of {training.FINAL_EPISODES} episodes with the last "
     windows = f"{run.mid_episode_share:.0%} start in mid-episode"
@@ -146,6 +174,7 @@ def _summary(run: training.Run) -> str:
             "next:",
             f"  {program} evaluate {folder} --episodes 100",
             f"  {program} plot {folder}",
+            f"  {program} resume {folder} --env-steps {2 * run.env_steps}",
         ]
     )
 

@@ -189,7 +189,7 @@ class Training:
     # --- Pauses ----------------------------------------------------------------------------------
 
     def _pause(self, counts: Mapping[str, int]) -> bool:
-        """Whether something is to be done between two rounds; shows how the run stands meanwhile."""
+        """Whether something is to be done between two rounds; also shows how the run stands."""
         now = time.perf_counter()
         if now - self._looked_at > SECONDS_PER_LOOK:
             self._looked_at = now
