@@ -1,0 +1,139 @@
+"""C4: a run that is stopped and goes on equals, bit for bit, one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recollect.run import checkpoint
+from recollect.run.checkpoint import digest
+from recollect.run.metrics import read_metrics, without_wall_clock
+from tests.agents import clockwork
+
+assert clockwork.Clock, "importing it registers the environments used here"
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "actors": 5,
+    "refresh_period": 4,
+    "burn_in": 4,
+    "trace_length": 8,
+    "period": 4,
+    "n_step": 3,
+    "replay_steps": 400,
+    "min_replay_steps": 60,
+    "replay_ratio": 2.0,
+    "batch_size": 4,
+    "target_period": 7,
+    "publish_period": 2,
+    "torso_sizes": (8,),
+    "hidden": 8,
+    "head_hidden": 8,
+    "evaluation_period": 20,
+    "evaluation_episodes": 3,
+    "seed": 3,
+}
+JOBS: dict[str, dict[str, Any]] = {
+    "PositionCartPole": {
+        "agent": "r2d2",
+        "env": "recollect/PositionCartPole-v0",
+        "actor_processes": 2,
+    },
+    "Recall": {
+        "agent": "r2d2",
+        "env": "recollect/Recall-v0",
+        "env_kwargs": {"delay": 3, "trials": 4},
+        "keep_states": True,
+    },
+    "TMaze, whole episodes": {
+        "agent": "drqn",
+        "env": "recollect/TMaze-v0",
+        "env_kwargs": {"length": 5},
+        "sequences": "trajectories",
+        "burn_in": 0,
+        "n_step": 1,
+    },
+    "CartPole, supervised": {"agent": "r2d2", "env": "CartPole-v1", "env_processes": 2},
+    "ALE": {
+        "agent": "r2d2",
+        "env": "ALE/Pong-v5",
+        "env_kwargs": {"obs_type": "ram"},
+        "actors": 1,
+    },
+}
+
+
+def job(name: str, env_steps: int) -> dict[str, Any]:
+    if name == "ALE":
+        pytest.importorskip("ale_py")
+    return {**SMALL, **JOBS[name], "env_steps": env_steps}
+
+
+def process(folder: Path, train: dict[str, Any] | None, stop: int | None) -> dict[str, Any]:
+    """Train in `folder`, or go on there, in a new process; what it says of itself."""
+    # Checkpoints as often as can be: they must change nothing.
+    keeping = {"checkpoint_seconds": 1e-6}
+    asked = {
+        "train": train and {**train, **keeping},
+        "resume": keeping,
+        "stop": stop,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.stopping", str(folder), json.dumps(asked)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def everything(run: Path) -> tuple[str, dict[str, np.ndarray], list[dict[str, Any]]]:
+    """What of a finished run must be equal: the digest of its state, its parameters, its rows."""
+    found = checkpoint.load(checkpoint.find(run / "checkpoints", "last", full=True))
+    rows = [without_wall_clock(row) for row in read_metrics(run)]
+    return digest(found.state), found.parameters, rows
+
+
+def assert_resumes_exactly(tmp_path: Path, name: str, env_steps: int, stops: int) -> None:
+    asked = job(name, env_steps)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    looks = process(whole, {**asked, "checkpoint_seconds": 1e6}, None)["looks"]
+    rng = np.random.default_rng(stops)
+    at = np.sort(rng.choice(np.arange(1, looks), stops, replace=False))
+    # Each process begins to count anew.
+    for number, stop in enumerate(np.diff(at, prepend=0).tolist()):
+        said = process(cut, None if number else asked, max(1, stop))
+        assert said["stopped"]
+        assert json.loads((cut / "status.json").read_text())["state"] == "preempted"
+    assert not process(cut, None, None)["stopped"]
+    found, wanted = everything(cut), everything(whole)
+    assert found[2] == wanted[2]
+    assert found[1].keys() == wanted[1].keys()
+    for key, array in wanted[1].items():
+        np.testing.assert_array_equal(found[1][key], array)
+    assert found[0] == wanted[0]
+    print(f"{name}: stopped {stops} times in {looks} looks, SHA-256 {found[0][:16]}")
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_three_stops_change_nothing(tmp_path: Path, name: str) -> None:
+    """C4, traps 1 and 27."""
+    assert_resumes_exactly(tmp_path, name, 400, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+def test_twenty_stops_change_nothing(tmp_path: Path, name: str) -> None:
+    """C4."""
+    assert_resumes_exactly(tmp_path, name, 1500, 20)
