@@ -113,7 +113,7 @@ def load(run: Any, which: str = "last") -> LoadedAgent:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{folder.config_path} is damaged: {error!r}") from error
     try:
-        found = checkpoint.find(folder.checkpoints, which)
+        found = checkpoint.find(folder.checkpoints, which, parameters_only=True)
     except checkpoint.NoCheckpointError as error:
         if which == "best":
             raise checkpoint.NoCheckpointError(
@@ -121,7 +121,7 @@ def load(run: Any, which: str = "last") -> LoadedAgent:
                 "take the last ones; evaluation_period says how often to evaluate"
             ) from error
         raise
-    arrays, meta = checkpoint.load(found)
+    arrays, meta = checkpoint.load_parameters(found)
     policy = agent.program(config, env_spec, seed, network).policy()
     try:
         load_named_arrays(policy.network, arrays)

@@ -29,7 +29,7 @@ def train(folder: Path, **settings: Any) -> recollect.Run:
 
 def parameters(run: recollect.Run, which: str = "last") -> dict[str, np.ndarray]:
     found = checkpoint.find(RunFolder.open(run.folder).checkpoints, which)
-    return checkpoint.load(found)[0]
+    return checkpoint.load(found).parameters
 
 
 def equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:

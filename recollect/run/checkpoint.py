@@ -1,385 +1,311 @@
 """Checkpoints that are never half there, never silently damaged, and never unpickled.
 
     <name>-<env_steps>-<first 16 digits of the manifest's SHA-256>/
-        arrays.safetensors    every array
-        meta.json             everything else
-        manifest.json         format, name, number, env_steps; bytes and SHA-256 of each file
+        parameters.safetensors    a network's weights; any reader of the format loads them
+        meta.json                 what is to be known of them
+        state.safetensors         of a full one: every array of the state, and of the buffers' index
+        state.json                of a full one: the tree they stand in, and all that is no array
+        segment-<n>.safetensors   of a full one: buffers, shared with other checkpoints by links
+        manifest.json             format, name, number, env_steps; bytes and SHA-256 of each file
 
-A save writes into a folder beside, fsyncs each file, writes the manifest last, renames to a name
-that was not there, and only when the new one was read again and verified are older ones removed.
-Which is the newest is found by looking at what is there; no pointer can point wrong. A folder's
-name vouches for its manifest, the manifest for its files.
+A save writes into a folder beside, fsyncs each file, writes the manifest last, reads it all again,
+renames to a name that was not there, and only then removes older ones. Which is the newest is found
+by looking at what is there; no pointer can point wrong. A folder's name vouches for its manifest,
+the manifest for its files. A folder is whole by itself, and may be copied away.
 
-Checkpoints may come from strangers: nothing in them is executed, only files the manifest lists
-under plain names are read, no links are followed, and sizes are looked at before contents.
+Checkpoints that share a segment share its one copy on disk: damage to it is damage to all of them.
+
+Checkpoints may come from strangers: nothing in them is executed, only regular files of known names
+are read, no links are followed, and sizes are looked at before contents. They must not be changed
+while they are read: their segments are mapped, not copied.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import os
 import re
 import secrets
-import shutil
-import stat
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from recollect.run.folder import fsync_folder, read_json
+from recollect.run import files, manifest, segments, state_tree, strict_json, tensors
+from recollect.run.damage import CheckpointError as CheckpointError
+from recollect.run.damage import CheckpointWarning as CheckpointWarning
+from recollect.run.damage import NoCheckpointError as NoCheckpointError
+from recollect.run.damage import Report
+from recollect.run.manifest import META, PARAMETERS, STATE, TREE, Manifest
+from recollect.run.reading import Checkpoint as Checkpoint
+from recollect.run.reading import find as find
+from recollect.run.reading import load as load
+from recollect.run.reading import load_newest as load_newest
+from recollect.run.reading import load_parameters as load_parameters
+from recollect.run.reading import read_listed, read_state, tell
+from recollect.run.state_tree import digest as digest
 from recollect.types import Array
 
-FORMAT = 1
-ARRAYS, META, MANIFEST = "arrays.safetensors", "meta.json", "manifest.json"
-INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-DTYPES = frozenset(("bool", *INTEGERS, "float16", "float32", "float64"))
-MANIFEST_BYTES_LIMIT = 1 << 20
-META_BYTES_LIMIT = 64 << 20
-HEADER_BYTES_LIMIT = 16 << 20
-"""Of the arrays' names and shapes, which are parsed before anything else is known of them."""
+BESIDE = ".new-"
+"""How the names of folders begin that are being written or removed."""
 
-_FOLDER = re.compile(r"([a-z][a-z0-9_]*)-([0-9]{1,18})-([0-9a-f]{16})")
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is damaged or missing. The message names file, expected and found."""
-
-
-class NoCheckpointError(CheckpointError):
-    """There is none of that name."""
-
-
-class CheckpointWarning(RuntimeWarning):
-    """A damaged checkpoint was passed over, or an old one could not be removed."""
+Parameters = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A folder that has a checkpoint's name; `number` is -1 where its manifest cannot be read."""
+class Saved:
+    """What a save did. `bytes_written` are new on disk, `bytes_total` those of all its files."""
 
     path: Path
+    name: str
     env_steps: int
-    number: int
+    seconds: float
+    bytes_written: int
+    bytes_total: int
 
-    @property
-    def age(self) -> tuple[int, int]:
-        return (self.env_steps, self.number)
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be written, checked."""
+
+    name: str
+    env_steps: int
+    parameters: list[bytes | Array]
+    meta: bytes
+    state: state_tree.Flat | None
+    tree: bytes
 
 
 def save(
     folder: str | os.PathLike[str],
     name: str,
-    arrays: Mapping[str, Array],
+    parameters: Parameters,
     meta: Mapping[str, Any],
     *,
     keep: int = 2,
 ) -> Path:
-    """Write a checkpoint, verify it, and remove the older ones of its name.
+    """Write a checkpoint without a state; see `Checkpoints.save`."""
+    return Checkpoints(folder, keep=keep).save(name, parameters=parameters, meta=meta).path
+
+
+class Checkpoints:
+    """The one writer of a run's checkpoints.
 
     Args:
-        folder: where a run's checkpoints lie; made if it is not there. It has one writer.
-        name: what kind it is, `last` or `best`.
-        arrays: of bools, integers or floats, by name.
-        meta: what JSON can hold, with text as keys; NaN and infinities may stand in it, tuples come
-            back as lists. `env_steps`, an integer, must be among it.
-        keep: how many checkpoints of this name stay, the new one included.
-    Returns:
-        The new checkpoint's folder.
+        folder: where they lie; made when the first is saved.
+        keep: how many of a name stay, the new one included.
+        resume_from: the checkpoint that the run goes on from, if any: buffers in it are linked and
+            not written again. It has been loaded, and so verified.
+        report: told of an old one that could not be removed; by default a CheckpointWarning is
+            given.
     Raises:
-        ValueError: wrong arguments; nothing was written.
-        OSError: the disk did not take it; the older checkpoints are as they were.
-        CheckpointError: what was read again is not what was written; none was removed.
+        CheckpointError: `resume_from` is damaged.
     """
-    env_steps = _check_arguments(name, meta, keep)
-    packed = {key: _packed(key, array) for key, array in arrays.items()}
-    text = json.dumps(dict(meta), indent=1).encode()
-    if len(text) > META_BYTES_LIMIT:
-        raise ValueError(
-            f"meta is {len(text):,} bytes of JSON, and {META_BYTES_LIMIT:,} are allowed: "
-            "put what is large among the arrays"
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int = 2,
+        resume_from: str | os.PathLike[str] | None = None,
+        report: Report | None = None,
+    ) -> None:
+        if keep < 1:
+            raise ValueError(
+                f"keep must be 1 or more, got {keep}: the new checkpoint is one of them"
+            )
+        self._folder, self._keep, self._report = Path(folder), keep, report
+        self._held: segments.Held | None = None
+        if resume_from is not None:
+            path = Path(resume_from)
+            listed = manifest.read(path)
+            self._held = read_state(path, listed)[0] if listed.full else None
+        self._thread: threading.Thread | None = None
+        self._outcome: Saved | BaseException | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a started save is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(
+        self,
+        name: str,
+        *,
+        parameters: Parameters,
+        meta: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
+    ) -> Saved:
+        """Write a checkpoint, verify it, and remove the older ones of its name.
+
+        Args:
+            name: what kind it is, `last` or `best`.
+            parameters: arrays of bools, integers or floats, by name.
+            meta: what JSON can hold, with text as keys; NaN and infinities may stand in it, tuples
+                come back as lists. `env_steps`, an integer, must be among it.
+            state: a tree as `state_tree.flatten` describes it; without one no run can go on.
+        Raises:
+            ValueError: wrong arguments; nothing was written.
+            RuntimeError: a started save is under way.
+            OSError: the disk did not take it; the older checkpoints are as they were.
+            CheckpointError: what was read again is not what was written; none was removed.
+        """
+        job = self._prepared(name, parameters, meta, state)
+        return self._write(job)
+
+    def start(
+        self,
+        name: str,
+        *,
+        parameters: Parameters,
+        meta: Mapping[str, Any],
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """As `save`, in a thread of its own; `finished` or `wait` tell how it went.
+
+        What is given must not change until then. What `save` raises is raised there, but for wrong
+        arguments; an error that was not asked for is raised by the next `save` or `start`.
+        """
+        job = self._prepared(name, parameters, meta, state)
+        self._thread = threading.Thread(target=self._run, args=(job,), name="save", daemon=True)
+        self._thread.start()
+
+    def finished(self) -> Saved | None:
+        """Of the started save, once; None while it is under way, or if there was none.
+
+        Raises:
+            Exception: what the save raised.
+        """
+        if self._thread is None or self._thread.is_alive():
+            return None
+        self._thread, outcome, self._outcome = None, self._outcome, None
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def wait(self, seconds: float | None = None) -> Saved | None:
+        """As `finished`, when it has ended or after so many seconds."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return self.finished()
+
+    def _prepared(
+        self,
+        name: str,
+        parameters: Parameters,
+        meta: Mapping[str, Any],
+        state: Mapping[str, Any] | None,
+    ) -> _Job:
+        if self.busy:
+            raise RuntimeError("a save is under way: wait() for it")
+        self.finished()
+        if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+            raise ValueError(f"a checkpoint's name is of a-z, 0-9 and _, got {name!r}")
+        env_steps = meta.get("env_steps")
+        if type(env_steps) is not int or not 0 <= env_steps < 10**18:
+            raise ValueError(f"meta needs 'env_steps', an integer of 0 or more, got {env_steps!r}")
+        packed = {key: tensors.packed(key, array) for key, array in parameters.items()}
+        flat = None if state is None else state_tree.flatten(state)
+        if flat is not None:
+            tensors.encode(flat.arrays, "state")  # for its limits
+        return _Job(
+            name,
+            env_steps,
+            tensors.encode(packed, "parameters"),
+            strict_json.dumps(meta, "meta"),
+            flat,
+            b"" if flat is None else strict_json.dumps(flat.tree, "state"),
         )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f".new-{name}-*"):  # by a process that was killed in a save
-        shutil.rmtree(left, ignore_errors=True)
-    beside = folder / f".new-{name}-{secrets.token_hex(8)}"
-    try:
-        beside.mkdir()
-        files = {ARRAYS: _write_arrays(beside / ARRAYS, packed), META: _write(beside / META, text)}
-        number = 1 + max((found.number for found in _scan(folder, name)), default=-1)
-        manifest = json.dumps(
-            {
-                "format": FORMAT,
-                "name": name,
-                "number": number,
-                "env_steps": env_steps,
-                "files": files,
-            },
-            indent=1,
-        ).encode()
-        digest = str(_write(beside / MANIFEST, manifest)["sha256"])
-        fsync_folder(beside)
-        path = folder / f"{name}-{env_steps}-{digest[:16]}"
-        os.rename(beside, path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    fsync_folder(folder)
-    verify(path)
-    _prune(folder, name, path, keep)
-    return path
 
-
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays and meta of the checkpoint in a folder, every byte of it verified.
-
-    Raises:
-        CheckpointError: if anything is missing, damaged, too large, or of another format.
-    """
-    path = Path(path)
-    verify(path)
-    try:
-        meta = read_json(path / META, META_BYTES_LIMIT)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(error)) from error
-    return _read_arrays(path / ARRAYS), meta
-
-
-def find(
-    folder: str | os.PathLike[str],
-    name: str = "last",
-    *,
-    report: Callable[[str], None] | None = None,
-) -> Path:
-    """The newest checkpoint that verifies, by environment steps and then by order of saving.
-
-    Args:
-        folder: where a run's checkpoints lie.
-        name: `last` or `best`.
-        report: told of each damaged one passed over; by default a CheckpointWarning is given.
-    Raises:
-        NoCheckpointError: if there is none.
-        CheckpointError: if none verifies; each is named with its damage.
-    """
-    folder = Path(folder)
-    damages = []
-    for found in sorted(_scan(folder, name), key=lambda found: found.age, reverse=True):
+    def _run(self, job: _Job) -> None:
         try:
-            verify(found.path)
-        except CheckpointError as error:
-            damages.append(str(error))
-            continue
-        for damage in damages:
-            _tell(f"damaged checkpoint passed over: {damage}; going back to {found.path}", report)
-        return found.path
-    if damages:
-        listed = "\n  ".join(damages)
-        raise CheckpointError(f"no {name!r} checkpoint in {folder} can be used:\n  {listed}")
-    raise NoCheckpointError(f"there is no {name!r} checkpoint in {folder}")
+            self._outcome = self._write(job)
+        except BaseException as error:
+            self._outcome = error
 
-
-def verify(path: str | os.PathLike[str]) -> None:
-    """Read a checkpoint through and compare sizes and hashes.
-
-    Raises:
-        CheckpointError: naming the file, what was expected and what was found.
-    """
-    path = Path(path)
-    for file, wanted in _manifest(path)["files"].items():
-        _expect(path / file, "bytes", f"{wanted['bytes']:,}", f"{_size(path / file):,}")
-        _expect(path / file, "SHA-256", wanted["sha256"], _sha256(path / file))
-
-
-def _check_arguments(name: str, meta: Mapping[str, Any], keep: int) -> int:
-    """`env_steps`, if all is well."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"a checkpoint's name is of a-z, 0-9 and _, got {name!r}")
-    if keep < 1:
-        raise ValueError(f"keep must be 1 or more, got {keep}: the new checkpoint is one of them")
-    env_steps = meta.get("env_steps")
-    if isinstance(env_steps, bool) or not isinstance(env_steps, int) or env_steps < 0:
-        raise ValueError(f"meta needs 'env_steps', an integer of 0 or more, got {env_steps!r}")
-    _check_json("meta", meta)
-    return env_steps
-
-
-def _check_json(where: str, value: object) -> None:
-    """Refuse what JSON would change or cannot hold, saying where it stands."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise ValueError(f"{where} has the key {key!r}: JSON keeps only text as keys")
-            _check_json(f"{where}[{key!r}]", inner)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            _check_json(f"{where}[{index}]", inner)
-    elif value is not None and not isinstance(value, str | int | float):
-        raise ValueError(
-            f"{where} is a {type(value).__name__}: put arrays among the arrays, and make numbers "
-            "plain with .item()"
-        )
-
-
-def _packed(name: str, array: Array) -> Array:
-    """`array` as it goes to the file: C order, little endian."""
-    array = np.asarray(array)
-    if array.dtype.name not in DTYPES:
-        raise ValueError(
-            f"array {name!r} is of dtype {array.dtype}, and a checkpoint holds only "
-            f"{', '.join(sorted(DTYPES))}"
-        )
-    return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-
-
-def _write_arrays(path: Path, arrays: dict[str, Array]) -> dict[str, int | str]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    try:
-        save_file(arrays, path)
-    except SafetensorError as error:  # the arrays are of its types: what fails is the disk
-        raise OSError(f"{path}: {error}") from error
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    # Hashed from the file: the bytes are never held a second time in memory.
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _write(path: Path, data: bytes) -> dict[str, int | str]:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _read_arrays(path: Path) -> dict[str, Array]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    with open(path, "rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if header > HEADER_BYTES_LIMIT:
-        raise CheckpointError(
-            f"{path}: expected a header of at most {HEADER_BYTES_LIMIT:,} bytes, found {header:,}"
-        )
-    try:
-        arrays = load_file(path)
-    except (SafetensorError, ValueError, TypeError, AttributeError, KeyError) as error:
-        # The last four: dtypes of the format that numpy does not know, shapes it cannot make.
-        raise CheckpointError(f"{path}: expected safetensors, found {error}") from error
-    for name, array in arrays.items():
-        if array.dtype.name not in DTYPES:
-            raise CheckpointError(f"{path}: array {name!r} is of dtype {array.dtype}")
-    return arrays
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    """The manifest of the checkpoint in `path`, itself verified and of the right form."""
-    named = _FOLDER.fullmatch(path.name)
-    if named is None:
-        raise CheckpointError(
-            f"{path}: expected a folder named <name>-<env_steps>-<16 hex digits>; the name vouches "
-            "for what is inside, so give it back its own if it was renamed"
-        )
-    file = path / MANIFEST
-    _size(file)
-    try:
-        manifest = read_json(file, MANIFEST_BYTES_LIMIT)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(str(error)) from error
-    # The format first: of another version it is refused by version, whatever else it may hold.
-    _expect(file, "format", FORMAT, manifest.get("format"))
-    _expect(file, "SHA-256 begins with", named[3], _sha256(file)[:16])
-    _expect(file, "name", named[1], manifest.get("name"))
-    _expect(file, "env_steps", int(named[2]), manifest.get("env_steps"))
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not {ARRAYS, META} <= set(files):
-        raise CheckpointError(
-            f"{file}: expected {ARRAYS} and {META} among the files, found {files}"
-        )
-    for name, entry in files.items():
-        if not _PLAIN.fullmatch(name):
-            raise CheckpointError(f"{file}: expected plain file names, found {name!r}")
-        if not (
-            isinstance(entry, dict)
-            and isinstance(entry.get("bytes"), int)
-            and isinstance(entry.get("sha256"), str)
-        ):
-            raise CheckpointError(f"{file}: expected bytes and sha256 of {name}, found {entry}")
-    if not isinstance(manifest.get("number"), int):
-        raise CheckpointError(f"{file}: expected a number, found {manifest.get('number')!r}")
-    return manifest
-
-
-def _expect(file: Path, what: str, expected: object, found: object) -> None:
-    if expected != found:
-        raise CheckpointError(f"{file}: expected {what} {expected}, found {found}")
-
-
-def _size(path: Path) -> int:
-    """Bytes of a regular file."""
-    try:
-        status = path.lstat()
-    except OSError as error:
-        raise CheckpointError(f"{path}: expected a file, found {error.strerror}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path}: expected a regular file, found a link or something else")
-    return status.st_size
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: expected a readable file, found {error.strerror}"
-        ) from error
-
-
-def _scan(folder: Path, name: str) -> list[_Found]:
-    """Every folder that has the name of such a checkpoint."""
-    if not folder.is_dir():
-        return []
-    found = []
-    for entry in sorted(folder.iterdir()):
-        named = _FOLDER.fullmatch(entry.name)
-        if named is None or named[1] != name:
-            continue
+    def _write(self, job: _Job) -> Saved:
+        started = time.perf_counter()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _clean(self._folder)
+        beside = self._folder / f"{BESIDE}{job.name}-{secrets.token_hex(8)}"
+        path = None
         try:
-            number = int(_manifest(entry)["number"])
-        except CheckpointError:
-            number = -1
-        found.append(_Found(entry, int(named[2]), number))
-    return found
+            files.make_folder(beside)
+            records = {
+                PARAMETERS: files.write_new(beside / PARAMETERS, *job.parameters),
+                META: files.write_new(beside / META, job.meta),
+            }
+            written = sum(record.bytes for record in records.values())
+            held = None
+            if job.state is not None:
+                held, segment_bytes = segments.store(beside, self._held, job.state.buffers)
+                written += segment_bytes
+                small = _write_state(beside, job, held)
+                written += sum(record.bytes for record in small.values())
+                records |= small
+                for number, segment in held.segments.items():
+                    records[segments.file_name(number)] = segment.record
+            number = 1 + max((found.age[1] for found in manifest.scan(self._folder)), default=-1)
+            listed = Manifest(job.name, number, job.env_steps, records)
+            files.write_new(beside / manifest.MANIFEST, listed.encode())
+            files.sync_folder(beside)
+            self._read_again(beside, listed, held)
+            path = self._folder / listed.folder_name()
+            files.rename(beside, path)
+            files.sync_folder(self._folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if path is not None:  # it may have its name, and not durably
+                    files.rename(path, beside)
+            with contextlib.suppress(OSError):
+                files.remove_tree(beside)
+            raise
+        if held is not None:
+            self._held = replace(held, folder=path)
+        self._prune(job.name, path)
+        manifest_bytes = len(listed.encode())
+        total = manifest_bytes + sum(record.bytes for record in records.values())
+        seconds = time.perf_counter() - started
+        return Saved(path, job.name, job.env_steps, seconds, written + manifest_bytes, total)
+
+    def _read_again(self, beside: Path, listed: Manifest, held: segments.Held | None) -> None:
+        """Verify what was written; segments that were only linked are not read."""
+        if manifest.read(beside, listed.folder_name()) != listed:
+            raise CheckpointError(f"{beside}: expected the manifest that was written")
+        before = self._held.segments if self._held else {}
+        now = held.segments if held else {}
+        fresh = [number for number, segment in now.items() if before.get(number) != segment]
+        read_listed(beside, listed, fresh)
+
+    def _prune(self, name: str, new: Path) -> None:
+        """Remove the oldest beyond `keep`; the damaged are left for who wants to look at them."""
+        older = [each for each in manifest.scan(self._folder, [name]) if each.path != new]
+        for found in [each for each in older if each.manifest][self._keep - 1 :]:
+            # Renamed first: what is half removed must not look like a damaged checkpoint.
+            gone = self._folder / f"{BESIDE}{name}-old-{secrets.token_hex(8)}"
+            try:
+                files.rename(found.path, gone)
+                files.remove_tree(gone)
+            except OSError as error:
+                tell(f"old checkpoint {found.path} could not be removed: {error}", self._report)
 
 
-def _prune(folder: Path, name: str, new: Path, keep: int) -> None:
-    """Remove the oldest beyond `keep`; the damaged are left for who wants to look at them."""
-    older = [found for found in _scan(folder, name) if found.path != new and found.number >= 0]
-    older.sort(key=lambda found: found.age, reverse=True)
-    for found in older[keep - 1 :]:
-        # Renamed first: what is half removed must not look like a damaged checkpoint.
-        gone = folder / f".new-{name}-old-{secrets.token_hex(8)}"
-        try:
-            os.rename(found.path, gone)
-            shutil.rmtree(gone)
-        except OSError as error:
-            _tell(f"old checkpoint {found.path} could not be removed: {error}", None)
+def _write_state(beside: Path, job: _Job, held: segments.Held) -> dict[str, files.FileRecord]:
+    assert job.state is not None
+    arrays = dict(job.state.arrays)
+    for place, index in held.indices.items():
+        arrays |= index.arrays(place)
+    return {
+        STATE: files.write_new(beside / STATE, *tensors.encode(arrays, "state")),
+        TREE: files.write_new(beside / TREE, job.tree),
+    }
 
 
-def _tell(message: str, report: Callable[[str], None] | None) -> None:
-    if report is None:
-        warnings.warn(message, CheckpointWarning, stacklevel=3)
-    else:
-        report(message)
+def _clean(folder: Path) -> None:
+    """Remove what a save left that failed or was killed; if it cannot be, it harms nobody."""
+    for entry in os.listdir(folder):
+        if entry.startswith(BESIDE):
+            with contextlib.suppress(OSError):
+                files.remove_tree(folder / entry)

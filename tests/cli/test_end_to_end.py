@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(
     tmp_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments("r2d2", tmp_run, "--env-steps", "80")) == 0
-    (arrays,) = tmp_run.glob("checkpoints/last-*/arrays.safetensors")
+    (arrays,) = tmp_run.glob("checkpoints/last-*/parameters.safetensors")
     data = bytearray(arrays.read_bytes())
     data[-1] ^= 1
     arrays.write_bytes(data)

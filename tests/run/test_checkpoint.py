@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.run import checkpoint
-from recollect.run.checkpoint import CheckpointError, CheckpointWarning, find, load, save, verify
+from recollect.run import checkpoint, files, manifest, tensors
+from recollect.run.checkpoint import CheckpointError, CheckpointWarning, find, load_parameters, save
 
-FILES = (checkpoint.ARRAYS, checkpoint.META, checkpoint.MANIFEST)
+FILES = (checkpoint.PARAMETERS, checkpoint.META, manifest.MANIFEST)
 
 
 def arrays_of(seed: int) -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ def save_at(folder: Path, env_steps: int, name: str = "last", keep: int = 2) -> 
 
 
 def assert_holds(path: Path, env_steps: int) -> None:
-    arrays, meta = load(path)
+    arrays, meta = load_parameters(path)
     assert meta == {"env_steps": env_steps}
     assert set(arrays) == {"w", "n", "e"}
     for name, expected in arrays_of(env_steps).items():
@@ -48,15 +48,15 @@ def flip(path: Path, bit: int) -> None:
 
 def resign(path: Path, **changes: Any) -> Path:
     """What a hostile writer can do: change the manifest and name the folder after it."""
-    manifest = json.loads((path / checkpoint.MANIFEST).read_text())
-    manifest.update(changes)
-    for name in (checkpoint.ARRAYS, checkpoint.META):
+    listed = json.loads((path / manifest.MANIFEST).read_text())
+    listed.update(changes)
+    for name in (checkpoint.PARAMETERS, checkpoint.META):
         if "files" not in changes and (path / name).is_file():
             data = (path / name).read_bytes()
             digest = hashlib.sha256(data).hexdigest()
-            manifest["files"][name] = {"bytes": len(data), "sha256": digest}
-    text = json.dumps(manifest).encode()
-    (path / checkpoint.MANIFEST).write_bytes(text)
+            listed["files"][name] = {"bytes": len(data), "sha256": digest}
+    text = json.dumps(listed).encode()
+    (path / manifest.MANIFEST).write_bytes(text)
     name = path.name[:-16] + hashlib.sha256(text).hexdigest()[:16]
     return path.rename(path.with_name(name))
 
@@ -71,7 +71,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         "frames": np.arange(256, dtype=np.uint8)[::-1],
     }
     meta = {"env_steps": 5, "rng": 2**127 + 1, "score": float("-inf"), "list": [1, None, "ü"]}
-    found, found_meta = load(save(tmp_path, "best", arrays, meta))
+    found, found_meta = load_parameters(save(tmp_path, "best", arrays, meta))
     assert found_meta == meta
     assert set(found) == set(arrays)
     for name, array in arrays.items():
@@ -83,7 +83,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 @settings(deadline=None, max_examples=25)
 @given(
     shapes=st.dictionaries(st.text(min_size=1), st.lists(st.integers(0, 4), max_size=3)),
-    dtype=st.sampled_from(sorted(checkpoint.DTYPES)),
+    dtype=st.sampled_from(sorted(tensors.NAMES)),
 )
 def test_any_arrays_come_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, shapes: dict[str, list[int]], dtype: str
@@ -96,7 +96,7 @@ def test_any_arrays_come_back_bit_for_bit(
         for name, shape in shapes.items()
         if name != "__metadata__"  # safetensors' own
     }
-    found, _ = load(save(tmp_path_factory.mktemp("c"), "last", arrays, {"env_steps": 1}))
+    found, _ = load_parameters(save(tmp_path_factory.mktemp("c"), "last", arrays, {"env_steps": 1}))
     assert {n: (a.shape, a.dtype, a.tobytes()) for n, a in found.items()} == {
         n: (a.shape, a.dtype, a.tobytes()) for n, a in arrays.items()
     }
@@ -107,10 +107,10 @@ def test_the_folder_is_named_after_its_manifest(tmp_path: Path) -> None:
     digest = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
     assert path == tmp_path / f"last-120-{digest[:16]}"
     assert sorted(os.listdir(path)) == sorted(FILES)
-    manifest = json.loads((path / "manifest.json").read_text())
-    for name in (checkpoint.ARRAYS, checkpoint.META):
+    listed = json.loads((path / "manifest.json").read_text())
+    for name in (checkpoint.PARAMETERS, checkpoint.META):
         data = (path / name).read_bytes()
-        assert manifest["files"][name] == {
+        assert listed["files"][name] == {
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }
@@ -127,7 +127,7 @@ def test_of_two_saved_at_the_same_step_the_later_is_found(tmp_path: Path) -> Non
     for number in range(4):
         path = save(tmp_path, "last", {}, {"env_steps": 7, "number": number})
         assert find(tmp_path) == path
-        assert load(path)[1]["number"] == number
+        assert load_parameters(path)[1]["number"] == number
 
 
 def test_saving_the_same_twice_makes_two_checkpoints(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_checkpoint_of_fewer_steps_is_kept_when_it_is_new(tmp_path: Path) -> N
 
 def test_damaged_ones_are_left_and_not_counted_among_those_kept(tmp_path: Path) -> None:
     first, second = save_at(tmp_path, 10), save_at(tmp_path, 20)
-    flip(second / checkpoint.MANIFEST, 77)
+    flip(second / manifest.MANIFEST, 77)
     third = save_at(tmp_path, 30)
     assert sorted(tmp_path.iterdir()) == sorted([first, second, third])
 
@@ -201,7 +201,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path, file: str) -> None:
     for bit in np.random.default_rng(4).integers(0, 8 * len(original), 200):
         flip(path / file, int(bit))
         with pytest.raises(CheckpointError, match=file.replace(".", r"\.")):
-            load(path)
+            load_parameters(path)
         (path / file).write_bytes(original)
     assert_holds(path, 5)
 
@@ -214,7 +214,7 @@ def test_every_cut_is_noticed(tmp_path: Path, file: str) -> None:
     for cut in np.linspace(0, len(original) - 1, 64).astype(int):
         (path / file).write_bytes(original[:cut])
         with pytest.raises(CheckpointError, match=file.replace(".", r"\.")):
-            load(path)
+            load_parameters(path)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -222,10 +222,10 @@ def test_a_missing_file_and_a_link_in_its_place_are_refused(tmp_path: Path, file
     path = save_at(tmp_path, 5)
     (path / file).rename(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match=f"{file}: expected a file, found No such file"):
-        load(path)
+        load_parameters(path)
     (path / file).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match=f"{file}: expected a regular file, found a link"):
-        load(path)
+        load_parameters(path)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -234,34 +234,34 @@ def test_a_file_of_another_checkpoint_is_refused(tmp_path: Path, file: str) -> N
     one, two = save_at(tmp_path, 5), save_at(tmp_path, 6)
     shutil.copy(one / file, two / file)
     with pytest.raises(CheckpointError, match=file.replace(".", r"\.")):
-        load(two)
+        load_parameters(two)
 
 
 def test_a_renamed_folder_is_refused(tmp_path: Path) -> None:
     path = save_at(tmp_path, 5)
     with pytest.raises(CheckpointError, match="expected env_steps 6, found 5"):
-        load(path.rename(tmp_path / path.name.replace("last-5", "last-6")))
+        load_parameters(path.rename(tmp_path / path.name.replace("last-5", "last-6")))
     (tmp_path / path.name.replace("last-5", "last-6")).rename(tmp_path / "mine")
     with pytest.raises(CheckpointError, match="give it back its own if it was renamed"):
-        load(tmp_path / "mine")
+        load_parameters(tmp_path / "mine")
 
 
 def test_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
     """C5: a version that is not known is refused by version."""
     path = resign(save_at(tmp_path, 5), format=99)
     with pytest.raises(CheckpointError, match=r"manifest\.json: expected format 1, found 99"):
-        load(path)
+        load_parameters(path)
 
 
 def test_damaged_ones_are_passed_over_loudly(tmp_path: Path) -> None:
     paths = [save_at(tmp_path, step, keep=9) for step in (10, 20, 30)]
     flip(paths[1] / checkpoint.META, 3)
-    flip(paths[2] / checkpoint.ARRAYS, 1000)
+    flip(paths[2] / checkpoint.PARAMETERS, 1000)
     heard: list[str] = []
     assert find(tmp_path, report=heard.append) == paths[0]
     assert len(heard) == 2
     assert paths[2].name in heard[0]
-    assert "arrays.safetensors: expected SHA-256" in heard[0]
+    assert "parameters.safetensors: expected SHA-256" in heard[0]
     assert paths[1].name in heard[1]
     with pytest.warns(CheckpointWarning) as warned:
         assert find(tmp_path) == paths[0]
@@ -299,17 +299,17 @@ def test_hostile_arrays_are_refused(tmp_path: Path, header: Any) -> None:
     path = save_at(tmp_path, 5)
     text = json.dumps(header).encode()
     body = len(text).to_bytes(8, "little") + text + bytes(8 if "C64" in str(header) else 4)
-    (path / checkpoint.ARRAYS).write_bytes(body)
-    with pytest.raises(CheckpointError, match=r"arrays\.safetensors: "):
-        load(resign(path))
+    (path / checkpoint.PARAMETERS).write_bytes(body)
+    with pytest.raises(CheckpointError, match=r"parameters\.safetensors: "):
+        load_parameters(resign(path))
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 20 << 20])
 def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path, length: int) -> None:
     path = save_at(tmp_path, 5)
-    (path / checkpoint.ARRAYS).write_bytes(length.to_bytes(8, "little") + b"{")
+    (path / checkpoint.PARAMETERS).write_bytes(length.to_bytes(8, "little") + b"{")
     with pytest.raises(CheckpointError, match="expected a header of at most"):
-        load(resign(path))
+        load_parameters(resign(path))
 
 
 @pytest.mark.parametrize("text", [b"[" * 200_000, b"[]", b"", b'{"a": ' * 100_000])
@@ -317,16 +317,16 @@ def test_hostile_meta_is_refused(tmp_path: Path, text: bytes) -> None:
     path = save_at(tmp_path, 5)
     (path / checkpoint.META).write_bytes(text)
     with pytest.raises(CheckpointError, match=r"meta\.json: expected"):
-        load(resign(path))
+        load_parameters(resign(path))
 
 
 @pytest.mark.parametrize("name", ["../meta.json", "/etc/hostname", "a/b", ".", "..", "", "a\0b"])
 def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> None:
     path = save_at(tmp_path, 5)
-    files = json.loads((path / checkpoint.MANIFEST).read_text())["files"]
+    files = json.loads((path / manifest.MANIFEST).read_text())["files"]
     files[name] = {"bytes": 1, "sha256": "0" * 64}
     with pytest.raises(CheckpointError, match="expected plain file names"):
-        load(resign(path, files=files))
+        load_parameters(resign(path, files=files))
 
 
 @pytest.mark.parametrize(
@@ -334,8 +334,8 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
     [
         {"files": 3},
         {"files": {}},
-        {"files": {checkpoint.ARRAYS: 1, checkpoint.META: 2}},
-        {"files": {checkpoint.ARRAYS: {"bytes": "9"}, checkpoint.META: {}}},
+        {"files": {checkpoint.PARAMETERS: 1, checkpoint.META: 2}},
+        {"files": {checkpoint.PARAMETERS: {"bytes": "9"}, checkpoint.META: {}}},
         {"number": "one"},
         {"name": ["last"]},
         {"env_steps": None},
@@ -343,7 +343,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path: Path, name: str) -> N
 )
 def test_a_manifest_of_another_form_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=r"manifest\.json: expected"):
-        load(resign(save_at(tmp_path, 5), **changes))
+        load_parameters(resign(save_at(tmp_path, 5), **changes))
 
 
 class Bomb:
@@ -368,10 +368,10 @@ def test_nothing_is_unpickled_under_any_name(tmp_path: Path) -> None:
         (path / "extra.pkl").write_bytes(bomb)
         (path / file).write_bytes(bomb)
         with pytest.raises(CheckpointError):
-            load(path)
-        if file != checkpoint.MANIFEST:
+            load_parameters(path)
+        if file != manifest.MANIFEST:
             with pytest.raises(CheckpointError):
-                load(resign(path))
+                load_parameters(resign(path))
     listening = False
     assert events == []
 
@@ -429,7 +429,7 @@ def test_a_save_that_fails_anywhere_leaves_the_old_or_the_new(
             assert error is None
             break
         found = find(folder, report=lambda damage: pytest.fail(damage))
-        step = load(found)[1]["env_steps"]
+        step = load_parameters(found)[1]["env_steps"]
         assert_holds(found, step)
         outcomes.add((step, error is None))
         assert step in (20, 30)
@@ -463,8 +463,8 @@ def test_a_save_that_is_killed_anywhere_leaves_the_old_or_the_new(tmp_path: Path
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert code in (0, 9)
         found = find(folder, report=lambda damage: pytest.fail(damage))
-        steps.add(load(found)[1]["env_steps"])
-        assert_holds(found, load(found)[1]["env_steps"])
+        steps.add(load_parameters(found)[1]["env_steps"])
+        assert_holds(found, load_parameters(found)[1]["env_steps"])
         if code == 0:
             break
         save_at(folder, 40)
@@ -487,7 +487,7 @@ def test_a_disk_that_does_not_take_the_arrays_is_an_os_error(
 
     save_at(tmp_path, 10)
     monkeypatch.setattr(safetensors.numpy, "save_file", fail)
-    with pytest.raises(OSError, match=r"arrays\.safetensors: .*No space left"):
+    with pytest.raises(OSError, match=r"parameters\.safetensors: .*No space left"):
         save_at(tmp_path, 20)
     assert_holds(find(tmp_path), 10)
 
@@ -499,7 +499,7 @@ def test_a_new_checkpoint_that_does_not_read_back_removes_no_old_one(
     rename = os.rename
 
     def rotten(source: Path, target: Path) -> None:
-        flip(source / checkpoint.ARRAYS, 999)
+        flip(source / checkpoint.PARAMETERS, 999)
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", rotten)
