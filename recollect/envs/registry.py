@@ -12,19 +12,18 @@ import inspect
 import os
 import re
 import sys
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from types import ModuleType
 from typing import Any, NoReturn
 
 import gymnasium as gym
 from gymnasium.envs import registration
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from recollect.envs.slots import Slots
 from recollect.envs.spaces import Encoder, action_spec
 from recollect.envs.vector import VectorEnv
-from recollect.types import ConfigError, EnvError, EnvSpec
+from recollect.types import ConfigError, EnvSpec
 
 Spaces = tuple[gym.spaces.Space[Any], gym.spaces.Space[Any]]
 
@@ -102,15 +101,15 @@ def make(env_id: str, num_envs: int, kwargs: Mapping[str, object] | None = None)
             made.close()
             raise
 
-    def slot(number: int) -> Callable[[], gym.Env[Any, Any]]:
-        return lambda: _Slot(_make_one(env_id, found, kwargs), env_id, number)
+    limits: list[int] = []
 
-    vector: SyncVectorEnv[Any, Any] = SyncVectorEnv(
-        [slot(number) for number in range(num_envs)],
-        copy=False,  # VectorEnv copies
-        autoreset_mode=AutoresetMode.DISABLED,
-    )
-    return VectorEnv(vector, env_id, kwargs, max_episode_steps=_time_limit(vector.envs[0]))
+    def one() -> gym.Env[Any, Any]:
+        env = _make_one(env_id, found, kwargs)
+        limits.append(_time_limit(env))
+        return env
+
+    vector = Slots(one, env_id, num_envs)
+    return VectorEnv(vector, env_id, kwargs, max_episode_steps=limits[0])
 
 
 def wrap(
@@ -137,52 +136,6 @@ def wrap(
         max_episode_steps=_stated_limit(vector_env.unwrapped),
         masked_reset=masked_reset,
     )
-
-
-class _Slot(gym.Wrapper[Any, Any, Any, Any]):
-    """One environment of a vector, which says whose error it is and what does not fit its space."""
-
-    def __init__(self, env: gym.Env[Any, Any], env_id: str, number: int) -> None:
-        super().__init__(env)
-        self._name = f"environment {env_id}, slot {number}"
-        self._encoder = Encoder(env.observation_space, env_id)
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            reward = float(reward)
-        except Exception as error:
-            self._failed("step", error)
-        wrong = self._encoder.mismatch(observation)
-        flags: dict[str, Any] = {"terminated": terminated, "truncated": truncated}
-        for name, flag in flags.items():
-            if flag is None:
-                wrong = f"{name} is None, True or False was wanted"
-        if wrong:
-            self._misfit("step", wrong)
-        return observation, reward, terminated, truncated, info
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        try:
-            observation, info = self.env.reset(seed=seed, options=options)
-        except Exception as error:
-            self._failed("reset", error)
-        wrong = self._encoder.mismatch(observation)
-        if wrong:
-            self._misfit("reset", wrong)
-        return observation, info
-
-    def _failed(self, verb: str, error: Exception) -> NoReturn:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise EnvError(
-            f"{self._name}: {verb} raised {type(error).__name__}: {error} "
-            f"({where.filename}, line {where.lineno})"
-        ) from error
-
-    def _misfit(self, verb: str, wrong: str) -> NoReturn:
-        raise EnvError(f"{self._name}: {wrong} (from {verb}): mend its space or its {verb}")
 
 
 def _find(env_id: str) -> tuple[str, registration.EnvSpec]:

@@ -14,7 +14,7 @@ A space that is a single leaf goes by the key "observation".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -178,13 +178,44 @@ class Encoder:
             observation[leaf.key] = leaf.encode(values, slots, faults)
         return observation
 
-    def mismatch(self, observation: Any) -> str:
-        """What is wrong with the shape or dtype of a single observation, or an empty string."""
+    def empty(self, slots: int) -> dict[str, Array]:
+        """Zeros for observations as the space has them, [slots, ...] by key."""
+        return {leaf.key: np.zeros((slots, *leaf.shape), leaf.dtype) for leaf in self._leaves}
+
+    def nested(self, arrays: Mapping[str, Array]) -> Any:
+        """Arrays by key as a batch that `encode` takes; nothing is copied."""
+        if not self._leaves[0].path:
+            return arrays[ROOT]
+        batch: dict[str | int, Any] = {}
+        for leaf in self._leaves:
+            *inner, last = leaf.path
+            place = batch
+            for step in inner:
+                place = place.setdefault(step, {})
+            place[last] = arrays[leaf.key]
+        return batch
+
+    def put(self, observation: Any, arrays: Mapping[str, Array], row: int) -> str:
+        """Write one observation into its row of arrays like those of `empty`.
+
+        Returns:
+            What is wrong with its shape or dtype, or an empty string. Nothing is written then.
+        """
         if (
             type(observation) is np.ndarray
             and (observation.shape, observation.dtype) == self._plain
-        ):
-            return ""  # nearly always; the rest costs as much as a small environment's step
+        ):  # nearly always; the rest costs as much as a small environment's step
+            arrays[ROOT][row] = observation
+            return ""
+        wrong = self.mismatch(observation)
+        if not wrong:
+            with np.errstate(over="ignore"):  # what does not fit is inf, which `encode` finds
+                for leaf in self._leaves:
+                    arrays[leaf.key][row] = leaf.find(observation)
+        return wrong
+
+    def mismatch(self, observation: Any) -> str:
+        """What is wrong with the shape or dtype of a single observation, or an empty string."""
         for leaf in self._leaves:
             try:
                 value = leaf.find(observation)

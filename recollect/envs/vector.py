@@ -11,28 +11,27 @@ AsyncVectorEnv can in every mode), `restart` does so in every mode: every episod
 NEXT_STEP's reset step never happens, and the three modes agree bit for bit. Where it cannot, its
 own resets are followed: seeds reach the first reset only, and a NEXT_STEP reset step comes out with
 `valid` False.
+
+Slots that fail do so singly where `registry.make` made them: a fault of the step for that slot, or
+a reset that is tried again. Those also keep a journal, from which episodes can be put back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.vector import AutoresetMode
 
+from recollect.envs import foreign
+from recollect.envs.failures import LIMIT, Failures
+from recollect.envs.journal import JOURNAL_STEPS, Journal, checked
+from recollect.envs.slots import Faults, SlotVector
 from recollect.envs.spaces import Encoder, action_spec, first_action
-from recollect.types import (
-    Array,
-    ConfigError,
-    EnvError,
-    EnvSpec,
-    NotFiniteError,
-    Observation,
-    VectorStep,
-)
+from recollect.types import Array, EnvError, EnvSpec, NotFiniteError, Observation, VectorStep
 
 
 class VectorEnv:
@@ -46,6 +45,7 @@ class VectorEnv:
         masked_reset: whether `env.reset(seed=[...], options={"reset_mask": mask})` starts episodes
             in the masked slots alone. None: yes for Gymnasium's own vector environments and
             wherever auto-reset is disabled, since nothing else could go on there.
+        clock: seconds that only rise, by which failures are counted.
     Raises:
         ConfigError: a space we cannot use, an auto-reset mode unstated, or one that cannot work.
     """
@@ -58,6 +58,7 @@ class VectorEnv:
         *,
         max_episode_steps: int = 0,
         masked_reset: bool | None = None,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._env = env
         self.num_envs = int(env.num_envs)
@@ -69,29 +70,10 @@ class VectorEnv:
             action_spec(env.single_action_space, env_id),
             max_episode_steps,
         )
-        self._mode = _autoreset_mode(env, env_id)
-        base = env.unwrapped
-        gymnasiums_own = isinstance(base, (SyncVectorEnv, AsyncVectorEnv))
-        if masked_reset is None:
-            masked_reset = gymnasiums_own or self._mode is AutoresetMode.DISABLED
-        if self._mode is AutoresetMode.DISABLED and not masked_reset:
-            raise ConfigError(
-                f"{env_id}: auto-reset is disabled and single slots cannot be reset, so no second "
-                "episode could begin: give it an auto-reset mode, or support options['reset_mask']"
-            )
-        if (
-            isinstance(base, AsyncVectorEnv)
-            and self._mode is AutoresetMode.NEXT_STEP
-            and not base.shared_memory
-        ):
-            # Its workers clear the pending auto-reset only where memory is shared (seen in 1.4):
-            # a reset by us would be followed by a second one of theirs.
-            raise ConfigError(
-                f"{env_id}: AsyncVectorEnv with shared_memory=False resets twice in NEXT_STEP "
-                "mode: share its memory, or choose autoreset_mode DISABLED or SAME_STEP"
-            )
-        self._masked = masked_reset
-        self._mask_is_proven = gymnasiums_own
+        self._mode, self._masked = foreign.reset_mode(env, env_id, masked_reset)
+        self._own = env if isinstance(env, SlotVector) else None
+        self._mask_is_proven = self._own is not None or foreign.gymnasiums_own(env)
+        self._failures = Failures(clock)
         self._slots = range(self.num_envs)
         self._dtype = np.dtype(env.single_action_space.dtype)
         self._first_action = first_action(env.single_action_space)
@@ -104,6 +86,18 @@ class VectorEnv:
         self._waiting = self._resetting = False  # whether any of the two has a True
         self._first: Observation = {}  # SAME_STEP: first observations of the episodes begun
         self._first_faults: dict[int, str] = {}
+        self._journal = Journal(self.num_envs, self.spec.action, self._dtype)
+        self._afresh = False  # everything must be reset, though there is an observation
+
+    @property
+    def failures(self) -> int:
+        """How often an environment failed: raised, hung, ended, or gave what cannot be used."""
+        return self._failures.total
+
+    @property
+    def observation(self) -> Observation:
+        """The current observation of all slots, [E, ...] by key; empty before a reset."""
+        return self._last or {}
 
     def reset(self, seeds: Array) -> Observation:
         """Start an episode in every slot.
@@ -114,16 +108,19 @@ class VectorEnv:
         Returns:
             The first observations, [E, ...] by key.
         Raises:
-            NotFiniteError: an observation is not finite.
-            RuntimeError: one does not fit its space.
+            EnvError: a slot failed too often. Before that a reset that fails is tried again with
+                another seed that follows from the given one, after a warning.
+            NotFiniteError: an observation is not finite, where single slots cannot be reset.
         """
         seeds = self._checked(seeds)
         self._last = None
-        faults: dict[int, str] = {}
-        first = self._encoded(self._reset_all(seeds), faults)
-        self._refuse(faults, "reset")
-        self._ended[:] = self._pending[:] = False
-        self._waiting = self._resetting = False
+        if self._masked:
+            first = self._begin(self._all_valid, seeds, "reset")
+        else:
+            faults: dict[int, str] = {}
+            first = self._encoded(foreign.reset_all(self._env, seeds), faults)
+            self._refuse(faults, "reset")
+        self._forget()
         self._last = first
         return first
 
@@ -134,11 +131,14 @@ class VectorEnv:
             actions: [E] numbers from 0 for Discrete whatever its start, [E, *shape] for a Box.
                 A slot that is about to reset itself (NEXT_STEP) ignores its own.
         Returns:
-            What came of it; `faults` names slots that gave what is not finite. Such a slot may be
-            restarted (where single slots can be reset at all) or stepped on.
+            What came of it; `faults` names slots that failed. One that gave what is not finite may
+            be restarted (where single slots can be reset at all) or stepped on. One whose
+            environment raised, ended, hung or gave what does not fit its spaces must be restarted;
+            its observation means nothing.
         Raises:
-            RuntimeError: before a reset, while ended slots wait for `restart`, or when the
-                environment gives what does not fit its spaces.
+            RuntimeError: before a reset, or while slots wait for `restart`.
+            EnvError: failures are too many; or a vector environment made elsewhere gives what does
+                not fit its spaces.
         """
         actions = np.asarray(actions)
         if self._last is None:
@@ -154,12 +154,10 @@ class VectorEnv:
                 f"actions have shape {actions.shape}, {self._action_shape} was wanted: one action "
                 "for each slot"
             )
-        if self._first_action:
-            actions = actions + self._first_action
         self._last = None  # an error below leaves the slots apart: only a reset helps then
         try:
             batch, rewards, terminations, truncations, info = self._env.step(
-                actions.astype(self._dtype, copy=False)
+                self._named_so(actions)
             )
         except Exception as error:
             error.add_note(f"while stepping {self.spec.id} x {self.num_envs}")
@@ -167,8 +165,11 @@ class VectorEnv:
         reward = self._vector(rewards, np.float32, "reward")
         terminated = self._vector(terminations, np.bool_, "terminated")
         truncated = self._vector(truncations, np.bool_, "truncated")
-        faults: dict[int, str] = {}
+        found: Faults = info["faults"] if self._own else Faults()
+        faults = dict(found.wrong)
         observation = self._encoded(batch, faults)
+        if self._own:
+            self._journal.add(actions, rewards)
         valid = self._all_valid
         if self._resetting:
             valid = ~self._pending
@@ -184,6 +185,11 @@ class VectorEnv:
         if not np.isfinite(reward).all():
             for slot in np.flatnonzero(~np.isfinite(reward)).tolist():
                 faults.setdefault(slot, f"reward is {reward[slot]}, a finite number was wanted")
+        if found.wrong:
+            ended[[*found.wrong]] = self._waiting = True
+        named = {slot: self._named(slot, faults[slot]) for slot in sorted(faults)}
+        for slot in named.keys() - found.innocent:
+            self._failures.add(named[slot])
         self._ended = ended
         self._last = observation
         return VectorStep(
@@ -192,7 +198,7 @@ class VectorEnv:
             terminated,
             truncated,
             valid,
-            {slot: self._named(slot, what) for slot, what in faults.items()} if faults else {},
+            named,
         )
 
     def restart(self, mask: Array, seeds: Array) -> Observation:
@@ -206,9 +212,9 @@ class VectorEnv:
             masked, elsewhere what it was. Where a NEXT_STEP environment resets itself, the closing
             observation stays until the next step.
         Raises:
-            NotFiniteError: a first observation is not finite.
+            EnvError, NotFiniteError: as in `reset`.
             RuntimeError: before a reset; for a slot whose episode goes on, where single slots
-                cannot be reset; when a first observation does not fit its space.
+                cannot be reset.
         """
         if self._last is None:
             raise RuntimeError(f"{self.spec.id}: restart came before reset: call reset(seeds)")
@@ -221,9 +227,15 @@ class VectorEnv:
         seeds = self._checked(seeds)
         if not mask.any():
             return self._last
+        if self._afresh:
+            if not mask.all():
+                raise RuntimeError(
+                    f"{self.spec.id}: no episode could be put back: restart all slots at once"
+                )
+            return self.reset(seeds)
+        faults: dict[int, str] = {}
         if self._masked:
-            faults: dict[int, str] = {}
-            fresh = self._encoded(self._reset_some(mask, seeds), faults)
+            fresh = self._begin(mask, seeds, "restart")
             if not self._mask_is_proven:
                 self._prove_the_mask(fresh, mask)
         else:
@@ -247,35 +259,145 @@ class VectorEnv:
         self._waiting = bool(self._ended.any())
         return self._last
 
+    def state_dict(self) -> dict[str, Any]:
+        """The running episodes as what it takes to live them again; a snapshot."""
+        state: dict[str, Any] = {
+            "num_envs": self.num_envs,
+            "failures": self.failures,
+            "started": self._last is not None,
+        }
+        if self._last is not None:
+            state["observation"] = {key: array.copy() for key, array in self._last.items()}
+            state["ended"] = self._ended.copy()
+            if self._own:
+                state["journal"] = self._journal.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> dict[int, str]:
+        """Put the saved episodes back, by resets with their seeds and all their actions again.
+
+        Afterwards `observation` is the saved one, of every slot.
+
+        Returns:
+            Why, for each slot whose episode could not be put back. These must be restarted before
+            the next step (all at once, where it is a vector environment made elsewhere), and so
+            must those that waited for it when the state was saved.
+        Raises:
+            ValueError: the state is not one of so many slots and such spaces.
+        """
+        count, failures, started = (state.get(key) for key in ("num_envs", "failures", "started"))
+        if count != self.num_envs:
+            raise ValueError(f"saved environments have {count!r} slots, {self.num_envs} are here")
+        if type(failures) is not int or failures < 0 or type(started) is not bool:
+            raise ValueError(
+                f"saved environments have failures {failures!r} and started {started!r}, a number "
+                "from 0 and True or False were wanted"
+            )
+        reasons: dict[int, str] = {}
+        observation: Observation | None = None
+        ended = np.zeros(self.num_envs, np.bool_)
+        if started:
+            saved = _mapping(state, "observation")
+            observation = {
+                key: checked(saved, key, spec.dtype, (self.num_envs, *spec.shape))
+                for key, spec in self._encoder.specs.items()
+            }
+            ended = checked(state, "ended", np.bool_, (self.num_envs,))
+            if self._own:
+                self._journal.load_state_dict(_mapping(state, "journal"))
+                reasons = self._live_again(self._own, observation, ended)
+            else:
+                why = "a vector environment made elsewhere can neither save nor repeat an episode"
+                reasons = dict.fromkeys(self._slots, why)
+        self._forget()
+        self._failures.total = failures
+        self._ended = ended
+        self._ended[[*reasons]] = True
+        self._waiting = bool(self._ended.any())
+        self._afresh = bool(reasons) and self._own is None
+        self._last = observation
+        return {slot: self._named(slot, why) for slot, why in reasons.items()}
+
     def close(self) -> None:
         """Close the environments. A second call does nothing."""
         self._last = None
         self._env.close()
 
+    def _forget(self) -> None:
+        """What hangs over from steps before a reset of everything."""
+        self._ended = np.zeros(self.num_envs, np.bool_)
+        self._pending = np.zeros(self.num_envs, np.bool_)
+        self._waiting = self._resetting = self._afresh = False
+
+    def _named_so(self, actions: Array) -> Array:
+        """Actions as the environment counts them, in its dtype; a copy, it may write into it."""
+        return actions.astype(self._dtype) + self._first_action
+
+    def _begin(self, mask: Array, seeds: Array, verb: str) -> Observation:
+        """First observations in the slots of `mask`; a slot that fails is tried again."""
+        seeds, given, left = seeds.copy(), seeds, mask
+        for attempt in range(1, LIMIT + 2):
+            # The environment may take the mask out of the options or keep it: they are its own.
+            options = {"reset_mask": left.copy()}
+            if self._own and attempt > 1:
+                options["anew"] = left.copy()
+            everything = verb == "reset" and attempt == 1
+            batch, info = self._env.reset(
+                seed=seeds.tolist(), options=None if everything else options
+            )
+            found: Faults = info["faults"] if self._own else Faults()
+            faults = dict(found.wrong)
+            first = self._encoded(batch, faults)
+            wrong = {slot: self._named(slot, faults[slot]) for slot in faults if left[slot]}
+            if not wrong:
+                self._journal.begin(mask, seeds)
+                return first
+            for slot in sorted(wrong.keys() - found.innocent):
+                self._failures.add(wrong[slot])
+                self._failures.warn(wrong[slot])
+                seeds[slot] = _another_seed(int(given[slot]), attempt)
+            left = np.isin(self._slots, [*wrong])
+        raise EnvError(
+            f"{wrong[min(wrong)]}; {LIMIT + 1} seeds were tried one after the other: mend the "
+            "environment, no episode can begin there"
+        )
+
+    def _live_again(
+        self, env: SlotVector, observation: Observation, ended: Array
+    ) -> dict[int, str]:
+        """Replay the journal; why slots did not come out as they were."""
+        steps, seeds = self._journal.steps(), self._journal.seeds
+        long = f"its episode has more than {JOURNAL_STEPS:,} steps, the most that are remembered"
+        reasons = dict.fromkeys(np.flatnonzero((steps < 0) & ~ended).tolist(), long)
+        slots = np.flatnonzero((steps >= 0) & ~ended).tolist()
+        if not slots:
+            return reasons
+        actions = np.concatenate([self._journal.actions(slot) for slot in slots])
+        batch, rewards, faults = env.replay(
+            slots, seeds[slots].tolist(), steps[slots].tolist(), self._named_so(actions)
+        )
+        fresh = self._encoded(batch, {})
+        for slot in slots:
+            was, now = self._journal.rewards[slot], rewards[slot]
+            other = [k for k in fresh if fresh[k][slot].tobytes() != observation[k][slot].tobytes()]
+            again = f"the {steps[slot]} steps since its reset, taken again, "
+            if slot in faults.wrong:
+                reasons[slot] = f"put back by taking its steps again: {faults.wrong[slot]}"
+            elif other:
+                reasons[slot] = f"{again}led to another observation {other[0]!r}"
+            elif was.tobytes() != now.tobytes():
+                reasons[slot] = f"{again}earned {now:g} and not {was:g}"
+        return reasons
+
     def _checked(self, seeds: Array) -> Array:
         seeds = np.asarray(seeds)
-        if seeds.shape != (self.num_envs,) or seeds.dtype.kind not in "iu" or (seeds < 0).any():
+        kept = seeds.astype(np.int64) if seeds.dtype.kind in "iu" else -np.ones(1)
+        if seeds.shape != (self.num_envs,) or (kept < 0).any():
             raise ValueError(
                 f"seeds are {seeds.dtype} of shape {seeds.shape}, integers from 0 of shape "
                 f"({self.num_envs},) were wanted: one for each slot"
             )
-        return seeds
-
-    def _reset_all(self, seeds: Array) -> Any:
-        if self._masked:
-            return self._env.reset(seed=seeds.tolist())[0]
-        # What a vector environment takes as a seed is not agreed on: a list, an array, one number.
-        forms: list[Any] = [seeds.tolist(), seeds, int(seeds[0])]
-        for form in forms[:-1]:
-            try:
-                return self._env.reset(seed=form)[0]
-            except (TypeError, ValueError, AssertionError, gym.error.Error):
-                continue
-        return self._env.reset(seed=forms[-1])[0]
-
-    def _reset_some(self, mask: Array, seeds: Array) -> Any:
-        # The environment may take the mask out of the options or keep it: they are its own.
-        return self._env.reset(seed=seeds.tolist(), options={"reset_mask": mask.copy()})[0]
+        return kept
 
     def _encoded(
         self, batch: Any, faults: dict[int, str], slots: Sequence[int] | None = None
@@ -289,7 +411,7 @@ class VectorEnv:
         self, first: Observation, info: Mapping[str, Any], ended: Array, faults: dict[int, str]
     ) -> Observation:
         """`first` with the closing observations from SAME_STEP's info in the slots that ended."""
-        slots: Sequence[int] = np.flatnonzero(ended).tolist()
+        slots: list[int] = np.flatnonzero(ended).tolist()
         final = info.get("final_obs")
         if final is None:
             raise EnvError(
@@ -297,10 +419,8 @@ class VectorEnv:
                 "info['final_obs'], where their closing observations should be: return it there"
             )
         found: dict[int, str] = {}
-        if isinstance(final, np.ndarray) and final.dtype == object:
-            space = self._env.single_observation_space
-            empty: Any = create_empty_array(space, len(slots))
-            rows = concatenate(space, [final[slot] for slot in slots], empty)
+        if foreign.is_objects(final):
+            rows = foreign.closing_rows(self._env, final, slots)
             closing = self._encoded(rows, found, slots)
         else:  # the whole batch, of which only the slots that ended are meant
             closing = {key: array[slots] for key, array in self._encoded(final, found).items()}
@@ -340,16 +460,16 @@ class VectorEnv:
             )
 
 
-def _autoreset_mode(env: gym.vector.VectorEnv[Any, Any, Any], env_id: str) -> AutoresetMode:
-    stated = env.metadata.get("autoreset_mode")
-    try:
-        return AutoresetMode(stated)
-    except ValueError:
-        raise ConfigError(
-            f"{env_id}: metadata['autoreset_mode'] is {stated!r}, one of "
-            f"{', '.join(mode.name for mode in AutoresetMode)} was wanted: set it on the vector "
-            "environment to what it does"
-        ) from None
+def _another_seed(seed: int, attempt: int) -> int:
+    """A seed in [0, 2^31) that follows from one that failed."""
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0]) >> 1
+
+
+def _mapping(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = state.get(name)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"saved {name!r} of environments is {type(value).__name__}, not a dict")
+    return value
 
 
 def _replaced(array: Array, mask: Array, rows: Array) -> Array:

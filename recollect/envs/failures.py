@@ -1,0 +1,49 @@
+"""How often environments failed: counted, told of, and at some point too often."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable
+
+from recollect.types import EnvError
+
+LIMIT, WINDOW = 10, 600.0
+"""More failures than this within so many seconds end the run."""
+TOLD = 3
+"""How many failed resets are warned of."""
+
+
+class Failures:
+    """The failures of a vector of environments.
+
+    Args:
+        clock: seconds that only rise.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.total = 0
+        self._clock = clock
+        self._times: deque[float] = deque(maxlen=LIMIT + 1)
+        self._told = 0
+
+    def add(self, message: str) -> None:
+        """Count one.
+
+        Raises:
+            EnvError: the last `LIMIT` + 1 lie within `WINDOW` seconds.
+        """
+        self.total += 1
+        self._times.append(self._clock())
+        if len(self._times) > LIMIT and self._times[-1] - self._times[0] <= WINDOW:
+            raise EnvError(
+                f"{message}; that is failure {len(self._times)} within {WINDOW / 60:g} minutes and "
+                f"{LIMIT} are borne: mend the environment"
+            )
+
+    def warn(self, message: str) -> None:
+        """Warn of a failed reset, unless `TOLD` have been warned of."""
+        self._told += 1
+        if self._told <= TOLD:
+            more = ". More of these are only counted" if self._told == TOLD else ""
+            warnings.warn(f"{message}: it is tried again{more}", RuntimeWarning, stacklevel=4)

@@ -1,0 +1,86 @@
+"""What vector environments made elsewhere do differently from one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
+
+from recollect.types import Array, ConfigError
+
+AnyVector = gym.vector.VectorEnv[Any, Any, Any]
+
+
+def gymnasiums_own(env: AnyVector) -> bool:
+    """Whether this is one of Gymnasium's two general vectors, which follow reset masks."""
+    return isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv))
+
+
+def reset_mode(
+    env: AnyVector, env_id: str, masked_reset: bool | None
+) -> tuple[AutoresetMode, bool]:
+    """The auto-reset mode, and whether single slots can be reset.
+
+    Args:
+        env: the vector environment.
+        env_id: to name.
+        masked_reset: what the caller says of the second; None is found out as far as possible.
+    Raises:
+        ConfigError: the mode is unstated, or cannot work.
+    """
+    stated = env.metadata.get("autoreset_mode")
+    try:
+        mode = AutoresetMode(stated)
+    except ValueError:
+        raise ConfigError(
+            f"{env_id}: metadata['autoreset_mode'] is {stated!r}, one of "
+            f"{', '.join(mode.name for mode in AutoresetMode)} was wanted: set it on the vector "
+            "environment to what it does"
+        ) from None
+    if masked_reset is None:
+        masked_reset = gymnasiums_own(env) or mode is AutoresetMode.DISABLED
+    if mode is AutoresetMode.DISABLED and not masked_reset:
+        raise ConfigError(
+            f"{env_id}: auto-reset is disabled and single slots cannot be reset, so no second "
+            "episode could begin: give it an auto-reset mode, or support options['reset_mask']"
+        )
+    base = env.unwrapped
+    if (
+        isinstance(base, AsyncVectorEnv)
+        and mode is AutoresetMode.NEXT_STEP
+        and not base.shared_memory
+    ):
+        # Its workers clear the pending auto-reset only where memory is shared (seen in 1.4):
+        # a reset by us would be followed by a second one of theirs.
+        raise ConfigError(
+            f"{env_id}: AsyncVectorEnv with shared_memory=False resets twice in NEXT_STEP "
+            "mode: share its memory, or choose autoreset_mode DISABLED or SAME_STEP"
+        )
+    return mode, masked_reset
+
+
+def reset_all(env: AnyVector, seeds: Array) -> Any:
+    """The first observations, seeded in whatever form this environment takes a seed."""
+    # What a vector environment takes as a seed is not agreed on: a list, an array, one number.
+    forms: list[Any] = [seeds.tolist(), seeds, int(seeds[0])]
+    for form in forms[:-1]:
+        try:
+            return env.reset(seed=form)[0]
+        except (TypeError, ValueError, AssertionError, gym.error.Error):
+            continue
+    return env.reset(seed=forms[-1])[0]
+
+
+def closing_rows(env: AnyVector, final: Array, slots: list[int]) -> Any:
+    """The closing observations of `slots` as one batch, from an array of objects [E]."""
+    space = env.single_observation_space
+    empty: Any = create_empty_array(space, len(slots))
+    return concatenate(space, [final[slot] for slot in slots], empty)
+
+
+def is_objects(final: Any) -> bool:
+    """Whether closing observations come one by one rather than as a batch."""
+    return isinstance(final, np.ndarray) and final.dtype == object
