@@ -134,6 +134,8 @@ def _try_lock(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_be_made(folder, error.strerror or str(error)) from error
+    if (folder / LOCK).is_symlink():  # older releases of filelock empty what it leads to
+        raise _cannot_lock(folder, f"{LOCK} in it is a link")
     lock: Any = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
         with warnings.catch_warnings():
