@@ -8,6 +8,8 @@
     checkpoints/      see `recollect.run.checkpoint`
     videos/           recorded episodes
     curve.png         return against environment steps
+    .lock             held by the one process that works here; see `recollect.run.lock`
+    .owner.json       which process that is
 
 `RunFolder` is path-like: wherever a run's path is wanted, it can be given.
 """
@@ -21,7 +23,9 @@ import json
 import os
 import platform
 import re
+import stat
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +33,15 @@ from typing import Any
 
 from recollect.types import ConfigError
 
+LOCK, OWNER, OWNER_BESIDE = ".lock", ".owner.json", ".owner.json.new"
+LOCK_FILES = frozenset((LOCK, OWNER, OWNER_BESIDE))
+"""What a lock may have left in a folder that is otherwise empty."""
+
 CONFIG_BYTES_LIMIT = 4 << 20
+JSON_DEPTH_LIMIT = 100
+JSON_DIGITS_LIMIT = 1000
+"""Of one whole number: reading one takes time with the square of its digits."""
+
 RUNS_SHOWN = 5
 PACKAGES = (
     "recollect",
@@ -63,10 +75,12 @@ class RunFolder:
         """Make the folder of a new run, with config.json and system.json in it.
 
         Nothing is ever overwritten. config.json comes last, so that a folder that has it is whole;
-        if anything fails, what was written is taken away again.
+        if anything fails, what was written is taken away again. Where several processes may want
+        the same folder, each holds its `RunLock` around this: one makes the run, the others are
+        refused.
 
         Args:
-            path: a folder that is not there yet, or is empty.
+            path: a folder that is not there yet, or holds nothing but `LOCK_FILES`.
             config: what JSON can hold.
         Raises:
             ConfigError: if the folder holds anything, or the config is not JSON.
@@ -81,7 +95,7 @@ class RunFolder:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _cannot_be_made(run.path, error.strerror or str(error)) from error
+            raise cannot_be_made(run.path, error.strerror or str(error)) from error
         try:
             write_atomic(run.system_path, json.dumps(describe_system(), indent=2).encode())
             write_atomic(run.config_path, text.encode())
@@ -167,23 +181,33 @@ class RunFolder:
         """What `write_status` wrote last, or nothing.
 
         Raises:
-            ValueError: if status.json is damaged.
+            OSError: if status.json cannot be read.
+            ValueError: if it is damaged.
         """
         if not self.status_path.exists():
             return {}
         return read_json(self.status_path, CONFIG_BYTES_LIMIT)
 
-    def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replace status.json; who reads it meanwhile sees the old one or the new one, whole."""
-        write_atomic(self.status_path, json.dumps(dict(status), indent=2).encode())
+    def write_status(self, status: Mapping[str, Any]) -> bool:
+        """Replace status.json; who reads it meanwhile sees the old one or the new one, whole.
+
+        Returns:
+            Whether the disk took it. If not the old one stays: no run ends for its status.
+        """
+        try:
+            write_atomic(self.status_path, json.dumps(dict(status), indent=2).encode())
+        except OSError:
+            return False
+        return True
 
     def refuse_if_taken(self) -> None:
         """Raise ConfigError if no new run can be made there: the folder must be new, or empty."""
         try:
             above = next(path for path in (self.path, *self.path.parents) if path.exists())
-            others = sorted(os.listdir(above)) if above == self.path and above.is_dir() else []
+            inside = os.listdir(above) if above == self.path and above.is_dir() else []
         except OSError as error:
-            raise _cannot_be_made(self.path, error.strerror or str(error)) from error
+            raise cannot_be_made(self.path, error.strerror or str(error)) from error
+        others = sorted(set(inside) - LOCK_FILES)
         if "config.json" in others:
             raise ConfigError(
                 f"{self.path} already holds a run: name another folder, or delete this one"
@@ -197,7 +221,7 @@ class RunFolder:
                 "own: name another folder, or delete this one"
             )
         if not os.access(above, os.W_OK | os.X_OK):
-            raise _cannot_be_made(self.path, f"one may not write in {above}")
+            raise cannot_be_made(self.path, f"one may not write in {above}")
 
 
 def default_run_dir(
@@ -235,9 +259,10 @@ def describe_system() -> dict[str, Any]:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, also if the power fails: beside, fsync, then rename."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
+    beside.unlink(missing_ok=True)
     try:
-        with open(beside, "wb") as file:
+        with open(beside, "xb") as file:  # x: what somebody put there is never written through
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -259,23 +284,39 @@ def fsync_folder(path: Path) -> None:
 
 
 def read_json(path: Path, bytes_limit: int) -> dict[str, Any]:
-    """The JSON object a file holds.
+    """The JSON object a file holds; it may come from a stranger.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is larger than `bytes_limit`, or not a JSON object; the file is named.
+        ValueError: if it is larger than `bytes_limit`, no regular file, or not a JSON object, or
+            if it is nested deeper or has longer numbers than any of ours; the file is named.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=open_regular) as file:
         data = file.read(bytes_limit + 1)
     if len(data) > bytes_limit:
         raise ValueError(f"{path}: expected at most {bytes_limit:,} bytes, found more")
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_int=_parse_int)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, found damage ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    if data.count(b"[") + data.count(b"{") > JSON_DEPTH_LIMIT and _depth(value) > JSON_DEPTH_LIMIT:
+        raise ValueError(f"{path}: expected at most {JSON_DEPTH_LIMIT} levels of JSON, found more")
     return value
+
+
+def open_regular(path: str, flags: int) -> int:
+    """An opener for `open` that refuses what is no file, where reading could wait for ever.
+
+    Raises:
+        ValueError: if it is a pipe, a socket, a device or a folder; it is named.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o644)  # a pipe without a writer would block
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise ValueError(f"{path}: expected a regular file, found a pipe, a device or a folder")
 
 
 def reason(error: Exception) -> str:
@@ -285,7 +326,8 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
-def _cannot_be_made(path: Path, why: str) -> ConfigError:
+def cannot_be_made(path: Path, why: str) -> ConfigError:
+    """What is raised where the folder of a run cannot be, and why not."""
     return ConfigError(f"the run's folder {path} cannot be made: {why}. Name another folder")
 
 
@@ -307,6 +349,23 @@ def _nearest(path: Path) -> str:
             there = "is 1 run" if len(runs) == 1 else f"are {len(runs)} runs"
             return f"There {there} in {path.parent}, none with a name near it"
     return f"There are no runs in {path.parent}"
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > JSON_DIGITS_LIMIT:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _depth(value: object) -> int:
+    """How deep lists and objects lie in each other."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [
+            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return depth
 
 
 def _memory_bytes() -> int | None:

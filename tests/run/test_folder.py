@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -209,3 +210,68 @@ def test_nothing_heavy_is_imported_with_these_modules() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b'{"a": ' + b"9" * 100_000 + b"}",
+        b'{"a": -' + b"9" * 1_001 + b"}",
+        b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"a": ' * 101 + b"1" + b"}" * 101,
+        b"[" * 4_000_000,
+        b'{"a":' * 800_000,
+    ],
+    ids=["digits", "minus", "lists", "objects", "unclosed", "unclosed objects"],
+)
+def test_hostile_json_is_refused_by_name(tmp_path: Path, hostile: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(hostile)
+    digits = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)  # ours is the only limit
+    try:
+        with pytest.raises(ValueError, match=r"a\.json: expected"):
+            read_json(tmp_path / "a.json", 4 << 20)
+    finally:
+        sys.set_int_max_str_digits(digits)
+
+
+def test_json_of_the_allowed_depth_and_length_is_read(tmp_path: Path) -> None:
+    text = '{"a": ' + "[" * 99 + "9" * 1_000 + "]" * 99 + ', "b": "' + "[{" * 200 + '"}'
+    (tmp_path / "a.json").write_text(text)
+    assert read_json(tmp_path / "a.json", 4 << 20) == json.loads(text)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """Reading a pipe that nobody writes to would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe", tmp_path / "zero", tmp_path):
+        with pytest.raises(ValueError, match=f"{path.name}: expected a regular file, found a pipe"):
+            read_json(path, 50)
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "a.json")
+    assert read_json(tmp_path / "link", 50) == {}
+
+
+def test_a_full_disk_costs_a_status_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C6."""
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    assert run.write_status({"state": "running"})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert not run.write_status({"state": "finished"})
+    assert run.status() == {"state": "running"}
+
+
+def test_nothing_is_written_through_a_link_beside(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("years of work")
+    beside = tmp_path / f".a.json.{os.getpid()}-{threading.get_native_id()}.tmp"
+    beside.symlink_to(tmp_path / "precious")
+    write_atomic(tmp_path / "a.json", b"new")
+    assert (tmp_path / "precious").read_text() == "years of work"
+    assert (tmp_path / "a.json").read_bytes() == b"new"

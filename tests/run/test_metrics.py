@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recollect.run import metrics
 from recollect.run.metrics import MetricsLog, is_wall_clock, read_metrics, without_wall_clock
 
 
@@ -103,28 +104,173 @@ def test_any_row_is_one_line_that_reads_back(
     assert read_metrics(folder) == expected
 
 
-def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Disk:
+    """A disk that is full while `full` is set, and then takes the first bytes of a write only."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = False
+        self._write = os.write
+        self._took = False
+        monkeypatch.setattr(os, "write", self.write)
+
+    def write(self, file: int, data: bytes) -> int:
+        if not self.full:
+            return self._write(file, data)
+        self._took = not self._took
+        if self._took:
+            return self._write(file, data[:4])
+        raise OSError(28, "No space left on device")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def test_rows_that_a_full_disk_refuses_wait_for_the_next_it_takes(
+    tmp_path: Path, disk: Disk
 ) -> None:
-    """C6: a full disk costs a row, never the file."""
+    """C6: they lie in the file in order; it never holds a part of one."""
     log = MetricsLog(tmp_path, tensorboard=False)
     log.write({"env_steps": 1})
-    whole, calls = os.write, []
-
-    def short_then_full(file: int, data: bytes) -> int:
-        calls.append(data)
-        if len(calls) == 2:
-            raise OSError(28, "No space left on device")
-        return whole(file, data[:4])
-
-    monkeypatch.setattr(os, "write", short_then_full)
-    with pytest.raises(OSError, match="No space left"):
+    disk.full = True
+    with pytest.warns(RuntimeWarning, match=r"metrics\.jsonl cannot be written \(No space left on"):
         log.write({"env_steps": 2})
-    monkeypatch.undo()
     log.write({"env_steps": 3})
+    assert not log.sync()
+    assert (log.failed, log.rows) == (3, 3)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"env_steps":1}\n'
+    disk.full = False
+    log.write({"env_steps": 4})
+    assert [row["env_steps"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert log.sync()
+    assert (log.failed, log.rows, log.dropped) == (3, 4, 0)
     log.close()
     log.close()
-    assert read_metrics(tmp_path) == [{"env_steps": 1}, {"env_steps": 3}]
+    with pytest.raises(ValueError, match="was closed: open a new log"):
+        log.write({"env_steps": 5})
+
+
+def test_what_a_failed_write_left_is_cut_off_later_if_it_cannot_be_now(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write({"env_steps": 1})
+        disk.full = True
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "ftruncate", fail)
+            with pytest.warns(RuntimeWarning, match="cannot be written"):
+                log.write({"env_steps": 2})
+        assert not (tmp_path / "metrics.jsonl").read_bytes().endswith(b"\n")
+        disk.full = False
+    assert [row["env_steps"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_the_oldest_waiting_row_goes_when_too_many_wait(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "ROWS_WAITING_LIMIT", 3)
+    log = MetricsLog(tmp_path, tensorboard=False)
+    disk.full = True
+    with pytest.warns(RuntimeWarning, match="cannot be written"):
+        log.write({"env_steps": 0})
+    for step in range(1, 5):
+        log.write({"env_steps": step})
+    assert (log.rows, log.dropped, log.failed) == (3, 2, 5)
+    with pytest.warns(RuntimeWarning, match=r"3 rows were never written to .*metrics\.jsonl"):
+        log.close()
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_resumed_log_moves_later_rows_aside(tmp_path: Path) -> None:
+    write(tmp_path, *({"env_steps": step} for step in range(5)))
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    with MetricsLog(tmp_path, tensorboard=False, keep_rows=2) as log:
+        assert log.rows == 2
+        log.write({"env_steps": 7})
+        assert log.rows == 3
+    with MetricsLog(tmp_path, tensorboard=False, keep_rows=2):
+        pass
+    assert [row["env_steps"] for row in read_metrics(tmp_path)] == [0, 1]
+    aside = [[r["env_steps"] for r in read_metrics(p)] for p in sorted(tmp_path.glob("*-aside-*"))]
+    assert aside == [[2, 3, 4], [7]]
+    assert whole == b"".join(
+        (tmp_path / name).read_bytes() for name in ("metrics.jsonl", "metrics-aside-1.jsonl")
+    )
+
+
+@pytest.mark.parametrize("keep", [0, 3])
+def test_nothing_is_moved_aside_where_nothing_follows(tmp_path: Path, keep: int) -> None:
+    write(tmp_path, *({"env_steps": step} for step in range(keep)))
+    with MetricsLog(tmp_path, tensorboard=False, keep_rows=keep) as log:
+        assert log.rows == keep
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+    with pytest.raises(ValueError, match="keep_rows must be 0 or more, got -1"):
+        MetricsLog(tmp_path, keep_rows=-1)
+
+
+def test_rows_that_are_missing_when_a_run_is_resumed_are_said(tmp_path: Path) -> None:
+    write(tmp_path, {"env_steps": 1})
+    with pytest.warns(RuntimeWarning, match=r"has 1 rows, and had 4 when .* saved: 3 are missing"):
+        log = MetricsLog(tmp_path, tensorboard=False, keep_rows=4)
+    log.close()
+    assert read_metrics(tmp_path) == [{"env_steps": 1}]
+
+
+@pytest.mark.parametrize("call", ["fsync", "pread"])
+def test_later_rows_that_find_no_room_aside_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    write(tmp_path, *({"env_steps": step} for step in range(5)))
+    real, calls = getattr(os, call), []
+
+    def fail(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if call == "pread" and len(calls) == 1:  # the one that looks for the last whole line
+            return real(*arguments)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match="No space left"):
+            MetricsLog(tmp_path, tensorboard=False, keep_rows=2)
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+    assert [row["env_steps"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def test_what_is_no_file_is_neither_read_nor_written(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("years of work")
+    path = tmp_path / "metrics.jsonl"
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="expected a regular file, found a pipe"):
+        MetricsLog(tmp_path)
+    with pytest.raises(ValueError, match="expected a regular file, found a pipe"):
+        read_metrics(tmp_path)
+    path.unlink()
+    path.symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        MetricsLog(tmp_path)
+    assert (tmp_path / "precious").read_text() == "years of work"
+
+
+def test_tensorboard_forgets_what_lies_behind_the_point_of_resuming(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path) as log:
+        for step in (10, 20, 30, 40):
+            log.write({"env_steps": step, "a": 1.0})
+    with MetricsLog(tmp_path, keep_rows=2) as log:
+        log.write({"env_steps": 25, "a": 2.0})
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("a")
+    assert [(event.step, event.value) for event in seen] == [
+        (10, 1.0),
+        (20, 1.0),
+        (25, 2.0),
+    ]
 
 
 def test_numbers_are_mirrored_to_tensorboard_against_env_steps(tmp_path: Path) -> None:
@@ -170,6 +316,7 @@ def test_wall_clock_fields_are_known_by_their_names() -> None:
         "run/actor_seconds": 2.0,
         "learner/updates_per_second": 3.0,
         "run/memory_bytes_resident": 4.0,
+        "checkpoint/failed": 1.0,
         "replay/bytes": 5.0,
         "actor/return_mean": 6.0,
     }
