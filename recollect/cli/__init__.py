@@ -28,7 +28,7 @@ usage: {program} COMMAND ...
   train AGENT --env ID   train an agent (r2d2, drqn) on a Gymnasium environment
   evaluate RUN           play episodes with a trained agent and print returns
   plot RUN...            draw learning curves; of several runs mean and interval
-  record RUN             play an episode into a video, or a picture of what the agent does
+  record RUN             play an episode into a video or a picture
   inspect RUN            what a run is, how it stands, and what lies in its replay
   export RUN FILE        write the weights into one file that needs no recollect
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -94,10 +95,9 @@ class Video:
         )
 
     def _save_mp4(self, path: Path) -> None:
-        import imageio_ffmpeg
-
+        encoder: Any = importlib.import_module("imageio_ffmpeg")
         width, height = (side - side % 2 for side in self._frames[0].size)  # H.264 wants even ones
-        writer = imageio_ffmpeg.write_frames(
+        writer = encoder.write_frames(
             path, (width, height), fps=self._rate, macro_block_size=2, ffmpeg_log_level="error"
         )
         try:
