@@ -1,28 +1,46 @@
-"""What a finished run can do: be evaluated, be loaded and act, be saved elsewhere."""
+"""What a finished run can do: be evaluated, be loaded and act, be saved elsewhere or exported."""
 
 from __future__ import annotations
 
-import math
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from recollect import presets
+from recollect import __version__, presets
 from recollect.envs import registry
 from recollect.envs.spaces import Encoder, first_action
-from recollect.run.folder import RunFolder
+from recollect.run.folder import RunFolder, write_atomic
 from recollect.run.machine import one_thread
-from recollect.types import ConfigError, EnvSpec, Observation
+from recollect.types import Array, ConfigError, EnvSpec, Observation
 
 WHICH = ("last", "best")
+EXPORT_FORMAT = 1
+NETWORK_SETTINGS = (
+    "torso_sizes",
+    "pre_core",
+    "core",
+    "hidden",
+    "head_hidden",
+    "duelling",
+    "previous_action",
+    "previous_reward",
+)
+"""What of a config says how `RecurrentQ` is built."""
 
 
 class LoadedAgent:
-    """A trained agent that acts in one environment and keeps its own recurrent state.
+    """A trained agent that acts and keeps its own recurrent state: in one environment, or in B.
 
-    Greedy. `which` of the run's parameters it has, and after how many `env_steps`, are attributes.
+    Greedy. `which` of the run's parameters it has, and after how many `env_steps`, are attributes;
+    so is `values`, the action values [A] or [B, A] of the last `act`, None before the first.
+
+    Args:
+        policy: with the parameters. env_spec, spaces: of the environment.
+        config: the run's, as config.json has it. meta: the checkpoint's, and `which`.
+        batch: B; None: one environment, without a batch axis anywhere.
     """
 
     def __init__(
@@ -32,48 +50,75 @@ class LoadedAgent:
         spaces: registry.Spaces,
         config: dict[str, Any],
         meta: dict[str, Any],
+        batch: int | None = None,
     ) -> None:
         self.policy, self.env_spec, self.config, self.meta = policy, env_spec, config, meta
         self.which, self.env_steps = str(meta["which"]), int(meta["env_steps"])
-        self._carry = policy.start(1)
+        self.batch = batch
+        self.values: Array | None = None
+        self._rows = batch or 1
+        self._carry = policy.start(self._rows)
         self._space, action_space = spaces
         self._encoder = Encoder(self._space, env_spec.id)
         self._first_action = first_action(action_space)
 
-    def act(self, observation: Any, reward: float = 0.0, start: bool = False) -> int:
+    def act(self, observation: Any, reward: Any = 0.0, start: Any = False) -> Any:
         """The greedy action after an observation, both as the environment has them.
 
         Args:
-            observation: of the environment's observation space.
-            reward: that came with it (the network may see the previous reward).
-            start: True at an episode's first observation: forgets everything before.
-
+            observation: of the environment's observation space; with a batch, of B of them as
+                Gymnasium's vector environments give them.
+            reward: that came with it (the network may see the previous reward); with a batch [B],
+                or one number for all.
+            start: True at an episode's first observation: forgets everything before; with a batch
+                [B] bool, or one for all.
+        Returns:
+            The action, an int; with a batch [B] int64.
         Raises:
-            ValueError: the observation does not fit the environment's space, or the reward is not
-                finite.
+            ValueError: the observation does not fit the environment's space, or a reward is not
+                finite. The agent remembers nothing of it.
         """
-        if not math.isfinite(reward):
-            raise ValueError(f"reward is {reward}, a finite number was wanted")
+        rewards, starts = self._vector("reward", reward), self._vector("start", start).astype(bool)
+        encoded = self._encoded(observation)
         carry = self._carry
-        if start:
-            self.policy.begin(carry, np.ones(1, bool))
-        else:
-            carry.previous_reward[:] = reward
-        values, state = self.policy(self._encoded(observation), carry)
+        carry.previous_reward[:] = rewards
+        if starts.any():
+            self.policy.begin(carry, starts)
+        values, state = self.policy(encoded, carry)
         action = values.argmax(1)
         carry.previous_action[:], carry.recurrent_state = action, state
-        return int(action[0]) + self._first_action
+        self.values = values if self.batch else values[0]
+        return action + self._first_action if self.batch else int(action[0]) + self._first_action
+
+    def _vector(self, name: str, value: Any) -> Array:
+        """`value`, of one environment or of all, as float32 that broadcasts to [B]."""
+        wanted = f", one number or shape ({self.batch},) was wanted" if self.batch else ""
+        try:
+            with np.errstate(over="ignore"):  # what does not fit float32 is inf
+                array = np.asarray(value, np.float64).astype(np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} is {value!r}{wanted or ', one number was wanted'}") from error
+        if array.shape not in {(), (self.batch,)}:
+            raise ValueError(f"{name} has shape {array.shape}{wanted or ', one number was wanted'}")
+        if not np.isfinite(array).all():
+            at = "" if array.ndim == 0 else f" in row {int(np.argmin(np.isfinite(array)))}"
+            raise ValueError(f"{name} is {value}{at}, a finite number was wanted")
+        return np.broadcast_to(array, self._rows)
 
     def _encoded(self, observation: Any) -> Observation:
-        wrong = self._encoder.mismatch(observation)
-        if wrong:
-            raise ValueError(wrong)
-        empty: Any = create_empty_array(self._space, 1)
-        batch = concatenate(self._space, [observation], empty)
+        if self.batch is None:
+            wrong = self._encoder.mismatch(observation)
+            if wrong:
+                raise ValueError(wrong)
+            empty: Any = create_empty_array(self._space, 1)
+            observation = concatenate(self._space, [observation], empty)
         faults: dict[int, str] = {}
-        encoded = self._encoder.encode(batch, [0], faults)
-        if faults:
-            raise ValueError(faults[0])
+        try:
+            encoded = self._encoder.encode(observation, range(self._rows), faults)
+        except RuntimeError as error:
+            raise ValueError(f"{error}, of a batch of {self._rows}") from error
+        for row, wrong in faults.items():
+            raise ValueError(wrong if self.batch is None else f"row {row}: {wrong}")
         return encoded
 
     def save(self, path: str | Path) -> Path:
@@ -85,13 +130,66 @@ class LoadedAgent:
         checkpoint.save(folder.checkpoints, "last", named_arrays(self.policy.network), self.meta)
         return folder.path
 
+    def export(self, path: str | Path) -> Path:
+        """Write the weights into one new safetensors file, to act without recollect.
 
-def load(run: Any, which: str = "last") -> LoadedAgent:
+        Its metadata hold the agent's description as JSON under "recollect"; docs/export.md says
+        what that is, and how plain torch rebuilds the network.
+
+        Raises:
+            ConfigError: the file is there already, its folder is not, or it is named otherwise.
+            OSError: the disk does not take it.
+        """
+        from safetensors.numpy import save
+
+        from recollect.agents.learning import named_arrays
+
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ConfigError(f"wanted a file that ends in .safetensors, got {str(path)!r}")
+        if path.exists():
+            raise ConfigError(f"{path} is already there: name another file, or delete this one")
+        if not path.parent.is_dir():
+            raise ConfigError(f"there is no folder {path.parent}: make it first")
+        about = json.dumps(self._description(), allow_nan=False)
+        write_atomic(path, save(named_arrays(self.policy.network), {"recollect": about}))
+        return path
+
+    def _description(self) -> dict[str, Any]:
+        """What an exported file says of itself."""
+        settings, own = self.config["config"], self.config["network"]
+        network: dict[str, Any] = {"class": own or "RecurrentQ"}
+        if not own:
+            network |= {name: settings[name] for name in NETWORK_SETTINGS}
+        return {
+            "format": EXPORT_FORMAT,
+            "recollect": __version__,
+            "agent": self.config["agent"],
+            "env": {"id": self.env_spec.id, "kwargs": dict(self.env_spec.kwargs)},
+            "which": self.which,
+            "env_steps": self.env_steps,
+            "observation": {
+                key: {"shape": spec.shape, "dtype": spec.dtype}
+                for key, spec in self.env_spec.observation.items()
+            },
+            "observation_space": str(self._space),
+            "num_actions": self.env_spec.action.num_actions,
+            "first_action": self._first_action,
+            "state_size": self.policy.network.state_size,
+            "network": network,
+            "values": {name: settings[name] for name in ("rewards", "reward_scale", "gamma")},
+        }
+
+
+def load(run: Any, which: str = "last", batch: int | None = None) -> LoadedAgent:
     """The agent of a run.
 
     Args:
         run: a run, its folder, or a folder written by `save`.
         which: "last" parameters or the "best" evaluated ones.
+        batch: B, to act in B environments at once, with one recurrent state each: observations and
+            actions are [B, ...] then. Rows know nothing of each other; row by row it is the agent
+            without a batch.
     Raises:
         ConfigError: no such run, or it was made for another environment or network.
         CheckpointError: the parameters are damaged or missing.
@@ -101,6 +199,8 @@ def load(run: Any, which: str = "last") -> LoadedAgent:
 
     if which not in WHICH:
         raise presets.nearest("parameters", which, WHICH)
+    if batch is not None and batch < 1:
+        raise ConfigError(f"batch must be 1 or more, or None for a single one, got {batch}")
     folder = RunFolder.open(Path(getattr(run, "folder", run)))
     stored = folder.config()
     try:
@@ -127,7 +227,7 @@ def load(run: Any, which: str = "last") -> LoadedAgent:
         load_named_arrays(policy.network, arrays)
     except ValueError as error:
         raise ConfigError(f"{folder.path}: parameters do not fit the network: {error}") from error
-    return LoadedAgent(policy, env_spec, spaces, stored, {**meta, "which": which})
+    return LoadedAgent(policy, env_spec, spaces, stored, {**meta, "which": which}, batch)
 
 
 def evaluate(

@@ -8,10 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import recollect
+from tests.untrained import made
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,3 +72,51 @@ def test_an_environment_of_ones_own() -> None:
     command(f"train r2d2 --env my_env:Echo-v0 {words}")
     figures = json.loads(command("evaluate run --episodes 100 --json").splitlines()[-1])
     assert figures["return_mean"] > 0.9
+
+
+ALONE = """
+import json, sys
+sys.modules["recollect"] = None  # importing it fails from here on
+import numpy as np
+from plain_agent import PlainAgent
+
+agent, out = PlainAgent("agent.safetensors"), []
+for step in json.load(open("episode.json")):
+    observation = {key: np.array(rows, np.float32) for key, rows in step["observation"].items()}
+    action = agent.act(observation, step["reward"], step["start"])
+    out.append([action, agent.values[0].tolist()])
+print(json.dumps([out, agent.about]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        ("recollect/PositionCartPole-v0", {}),
+        ("tests/Shifted-v0", {"pre_core": 7, "hidden": 5, "head_hidden": 3, "torso_sizes": ()}),
+    ],
+)
+def test_an_exported_agent_acts_without_recollect(env: str, settings: dict[str, Any]) -> None:
+    agent = made(env, **settings)
+    agent.export("agent.safetensors")
+    Path("plain_agent.py").write_text(code("docs/export.md"))
+    rng = np.random.default_rng(3)
+    steps, expected = [], []
+    for t in range(40):
+        observation = rng.normal(size=2).astype(np.float32)
+        reward, start = float(np.float32(rng.normal())), t in (0, 25)
+        expected.append([agent.act(observation, reward, start), agent.values])
+        rows = {"observation": observation.tolist()}
+        steps.append({"observation": rows, "reward": reward, "start": start})
+    Path("episode.json").write_text(json.dumps(steps))
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found, about = json.loads(done.stdout)
+    assert [action for action, _ in found] == [action for action, _ in expected]
+    values = np.array([row for _, row in found])
+    np.testing.assert_allclose(values, np.array([row for _, row in expected]), atol=1e-6)
+    assert values.std(0).min() > 1e-3, "an episode in which the values change"
+    assert about["env"]["id"] == env
+    assert (about["format"], about["env_steps"], about["which"]) == (1, 123, "last")

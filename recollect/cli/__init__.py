@@ -1,4 +1,4 @@
-"""The command line: `recollect train`, `evaluate`, `plot`.
+"""The command line: `recollect train`, `evaluate`, `plot`, `record`, `inspect`, `export`.
 
 Whatever is wrong with the words is answered by one line, before torch is loaded.
 """
@@ -19,7 +19,7 @@ from importlib import import_module
 from recollect import __version__
 from recollect.cli import lazy
 
-COMMANDS = ("train", "resume", "evaluate", "plot")
+COMMANDS = ("train", "resume", "evaluate", "plot", "record", "inspect", "export", "doctor")
 HELP = """\
 recollect trains agents from replayed experience gathered by many actors.
 
@@ -29,6 +29,9 @@ usage: {program} COMMAND ...
   resume RUN             go on with a run that was stopped or killed
   evaluate RUN           play episodes with a trained agent and print returns
   plot RUN...            draw learning curves; of several runs mean and interval
+  record RUN             play an episode into a video or a picture
+  inspect RUN            what a run is, how it stands, and what lies in its replay
+  export RUN FILE        write the weights into one file that needs no recollect
 
   COMMAND --help         what a command takes
   --version              which recollect this is

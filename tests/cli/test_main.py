@@ -64,6 +64,10 @@ WRONG = [
     (["evaluate", "empty", "--seed", "x"], "--seed: wanted a whole number, got 'x'"),
     (["evaluate", "empty", "empty"], "unexpected word 'empty': RUN is 'empty'"),
     (["evaluate", "damaged"], "damaged/config.json: expected JSON, found damage ..."),
+    (["record", "nothing"], "nothing is not a run: ..."),
+    (["record", "empty", "--out", "a.avi"], "wanted a file that ends in .gif, .mp4 or .png ..."),
+    (["export", "empty"], "export needs a run's folder and the file to write ..."),
+    (["inspect", "nothing"], "nothing is not a run: ..."),
     (["plot"], "plot needs a run: give its folder"),
     (["plot", "nothing"], "nothing is not a run: ..."),
     (["plot", "empty", "--out", "a.jpg"], "--out: wanted a file that ends in ..."),
@@ -145,7 +149,7 @@ def test_wrong_words_are_answered_by_one_line_before_torch_is_loaded(
 
 def test_help_and_version_load_nothing_heavy(tmp_path: Path) -> None:
     lines = [[], ["--help"], ["--version"], ["train", "--help"], ["train", "drqn", "-h"]]
-    lines += [["evaluate", "--help"], ["plot", "--help"], ["help"], ["help", "train"]]
+    lines += [["evaluate", "--help"], ["plot", "--help"], ["record", "-h"], ["inspect", "-h"], ["help"], ["help", "train"]]
     answers = in_one_process(lines, tmp_path)
     assert [(code, err, loaded) for code, _, err, loaded in answers] == [(0, "", [])] * len(lines)
     texts = [out for _, out, _, _ in answers]
