@@ -7,13 +7,13 @@ a config and the environment steps to take.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from recollect.agents import r2d2
 from recollect.program import Program
-from recollect.types import ConfigError, EnvSpec
+from recollect.types import MOST_WHOLE, ConfigError, EnvSpec, check_kinds, shown
 
 Preset = Callable[[EnvSpec, int | None], tuple[Any, int]]
 
@@ -123,6 +123,8 @@ MANY = 12
 def nearest(kind: str, name: str, known: Iterable[str], shown: str = "{}") -> ConfigError:
     """The error for a name nobody knows: it names the nearest one, or what there is instead."""
     known = sorted(known)
+    name = name if len(name) <= 80 else name[:60] + "..."
+    name = name if name.isprintable() else repr(name)
     by_lower = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=1)
     if close:
@@ -164,13 +166,26 @@ def with_settings(config: Any, settings: dict[str, Any]) -> Any:
 
     Whole trajectories take a preset's burn-in away with them, unless it is set as well.
     """
-    known = [f.name for f in fields(config)]
-    for name in settings:
-        if name not in known:
-            raise nearest("setting", name, known)
+    if not is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(
+            f"config must be an agent's config, such as R2D2Config(), got {shown(config)}"
+        )
+    check_settings(type(config), settings)
     if settings.get("sequences") == "trajectories":
         settings = {"burn_in": 0, **settings}
     return replace(config, **settings)
+
+
+def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless settings are fields of a config of this kind, of type and size.
+
+    Whether they contradict each other is seen when the config is made.
+    """
+    known = [f.name for f in fields(kind)]
+    for name in settings:
+        if name not in known:
+            raise nearest("setting", name, known)
+    check_kinds(kind, settings)
 
 
 def differences(name: str, config: Any, env: EnvSpec) -> list[str]:
@@ -183,17 +198,86 @@ def differences(name: str, config: Any, env: EnvSpec) -> list[str]:
     ]
 
 
-def from_dict(kind: type, stored: dict[str, Any]) -> Any:
+_KINDS: dict[str, tuple[type, str]] = {
+    "agent": (str, "a name"),
+    "env": (str, "the id of a registered environment, such as 'CartPole-v1'"),
+    "env_kwargs": (dict, "a dict of arguments by name"),
+    "preset": (str, "a name"),
+    "seed": (int, "a whole number"),
+    "env_steps": (int, "a whole number"),
+    "runtime": (str, "a name"),
+    "network": (str, "text, as in module:name"),
+    "settings": (dict, "a dict of fields by name"),
+}
+
+
+def check_arguments(**arguments: Any) -> None:
+    """Raise ConfigError unless the arguments of a training are of their kinds and in their ranges.
+
+    Nothing is looked up: no environment, preset or network need be there. What may be left out, as
+    `env_kwargs`, `env_steps` and `settings`, may be None.
+    """
+    for name, value in arguments.items():
+        kind, wanted = _KINDS[name]
+        if value is None and name in ("env_kwargs", "env_steps", "settings"):
+            continue
+        if not isinstance(value, kind) or isinstance(value, bool):
+            hint = ": register yours (docs/own_environment.md) and give its id"
+            got = type(value).__name__
+            got += hint if name == "env" else f" {shown(value)}"
+            raise ConfigError(f"{name} must be {wanted}, got {got}")
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise ConfigError(f"{name} must have names as keys, got {shown(key)}")
+    seed, env_steps = arguments.get("seed", 0), arguments.get("env_steps")
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed must be 0 or more and below 2^64, got {shown(seed)}")
+    if env_steps is not None and not 1 <= env_steps <= MOST_WHOLE:
+        many = "1 or more" if env_steps < 1 else "2^53 or less"
+        raise ConfigError(f"env_steps must be {many}, got {shown(env_steps)}")
+
+
+def stored_arguments(stored: object) -> dict[str, Any]:
+    """The arguments of a training that config.json holds, checked; `config` is the agent's own.
+
+    Nothing is looked up but the agent: the environment may not be there any more.
+
+    Raises:
+        ConfigError: something is unknown, missing or wrong; it is named.
+    """
+    names = ("agent", "env", "preset", "seed", "env_steps", "runtime", "network", "config")
+    job = _exactly("config.json", stored, names)
+    env = _exactly("env", job.pop("env"), ("id", "kwargs"))
+    config = job.pop("config")
+    job |= {"env": env["id"], "env_kwargs": env["kwargs"]}
+    for name in ("env_kwargs", "env_steps"):
+        if job[name] is None:  # which may be left out of a call, but not of a file
+            raise ConfigError(f"{name} must be {_KINDS[name][1]}, got None")
+    check_arguments(**job)
+    kind = agent(job["agent"]).config
+    return {**job, "config": from_dict(kind, config)}
+
+
+def _exactly(what: str, found: object, names: Iterable[str]) -> dict[str, Any]:
+    """`found` as a dict, if it has these keys and no other; ConfigError names what is wrong."""
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{what} must be an object, got {shown(found)}")
+    known = list(names)
+    for name in found:
+        if name not in known:
+            raise nearest("setting", str(name), known)
+    missing = [name for name in known if name not in found]
+    if missing:
+        raise ConfigError(f"the stored {what} lacks {', '.join(missing)}")
+    return dict(found)
+
+
+def from_dict(kind: type, stored: Mapping[str, Any]) -> Any:
     """A config from what config.json holds of it.
 
     Raises:
-        ConfigError: a field is unknown or missing; it is named.
+        ConfigError: a field is unknown, missing or wrong; it is named.
     """
-    known = {f.name: f for f in fields(kind)}
-    for name in stored:
-        if name not in known:
-            raise nearest("setting", name, known)
-    missing = sorted(known.keys() - stored.keys())
-    if missing:
-        raise ConfigError(f"the stored config lacks {', '.join(missing)}")
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+    values = _exactly("config", stored, [f.name for f in fields(kind)])
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -37,6 +37,43 @@ class DivergedError(RuntimeError):
     """What a network gives, or a loss or gradient, is not finite and will not be so again."""
 
 
+LARGEST: dict[str, float] = {
+    "actors": 100_000,
+    "actor_processes": 10_000,
+    "burn_in": 100_000,
+    "trace_length": 100_000,
+    "period": 100_000,
+    "n_step": 10_000,
+    "actors period": 1e8,
+    "actors n_step": 1e8,
+    "batch_size": 100_000,
+    "batch_size burn_in": 1e8,
+    "batch_size trace_length": 1e8,
+    "batch_size n_step": 1e8,
+    "replay_steps": 1e12,
+    "replay_bytes": 1e15,
+    "evaluation_episodes": 100_000,
+    "torso_sizes": 16_384,
+    "pre_core": 16_384,
+    "hidden": 16_384,
+    "head_hidden": 16_384,
+}
+"""The most a setting may be, or the product of several, whatever the agent.
+
+All this is far more than anybody has used; it is there so that a slip is told at once, and not when
+the machine has run out of memory.
+"""
+MOST_WHOLE = 2**53
+"""The most any other whole number may be: a float64 still tells it from the next."""
+MOST_FLOAT, LEAST_FLOAT = 1e15, 1e-30
+"""The most any other number may be, and the least above 0: their squares, or they, fit a float32.
+
+With an adam_epsilon that is 0 in float32 a gradient of 0 would make parameters that are NaN.
+"""
+MOST_SIZES = 64
+"""The most numbers a tuple may have."""
+
+
 def check_ranges(
     config: object,
     positive: Iterable[str] = (),
@@ -45,20 +82,54 @@ def check_ranges(
 ) -> None:
     """Raise ConfigError unless fields are above 0, in [0, 1], or 0 and more; it names the field.
 
-    Before that every field must be of its type: a misspelt word would be another algorithm.
+    Before that every field must be of its type, for a misspelt word would be another algorithm, and
+    of a size that can be meant.
     """
-    for name, kind in get_type_hints(type(config)).items():
-        if not _is(getattr(config, name), kind):
-            raise ConfigError(f"{name} must be {_wanted(kind)}, got {getattr(config, name)!r}")
+    values, positive = vars(config), tuple(positive)
+    check_kinds(type(config), values)
     for names, fits, wanted in (
         (positive, lambda x: x > 0, "above 0"),
         (fractions, lambda x: 0 <= x <= 1, "in [0, 1]"),
-        (counts, lambda x: 0 <= x < math.inf, "0 or more"),
+        (counts, lambda x: x >= 0, "0 or more"),
     ):
         for name in names:
-            value = getattr(config, name)
-            if not fits(value):
-                raise ConfigError(f"{name} must be {wanted}, got {value}")
+            if not fits(values[name]):
+                raise ConfigError(f"{name} must be {wanted}, got {shown(values[name])}")
+    for name in positive:
+        if values[name] < LEAST_FLOAT:
+            raise ConfigError(f"{name} must be at least {LEAST_FLOAT:g}, got {values[name]}")
+    for together in filter(lambda names: " " in names, LARGEST):
+        factors = {name: values.get(name, 0) for name in together.split()}
+        if math.prod(factors.values()) > LARGEST[together]:
+            what = " times ".join(f"{name} {value:,}" for name, value in factors.items())
+            raise ConfigError(f"{what} is more than {LARGEST[together]:,.0f}: lower one of them")
+
+
+def check_kinds(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless values fit the fields of a config of this kind: type and size."""
+    hints = get_type_hints(kind)
+    for name, value in values.items():
+        if not _is(value, hints[name]):
+            raise ConfigError(f"{name} must be {_wanted(hints[name])}, got {shown(value)}")
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) > MOST_SIZES:
+            raise ConfigError(f"{name} must be at most {MOST_SIZES} numbers, got {len(numbers):,}")
+        if isinstance(value, tuple) and any(number < 1 for number in numbers):
+            raise ConfigError(f"{name} must be whole numbers above 0, got {shown(value)}")
+        if isinstance(value, str):
+            continue
+        largest = LARGEST.get(name, MOST_FLOAT if hints[name] is float else MOST_WHOLE)
+        if any(abs(number) > largest for number in numbers):
+            raise ConfigError(f"{name} must be at most {largest:,.0f}, got {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """`value` as an error shows it: what it is, cut where it is long."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of 5000 digits, an object that fails
+        return f"a value of {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
 def _is(value: object, kind: Any) -> bool:
@@ -67,7 +138,8 @@ def _is(value: object, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_is(item, get_args(kind)[0]) for item in value)
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+        whole = type(value) is int
+        return whole or (type(value) is float and math.isfinite(value))
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

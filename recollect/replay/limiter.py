@@ -19,7 +19,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recollect.replay.reading import read, read_count
 from recollect.types import Array, Metrics
+
+_COUNTERS = dict.fromkeys(
+    ("inserted", "learned", "inserted_from", "learned_from", "min_size"), ("int64", 0)
+)
 
 
 class Limiter:
@@ -133,15 +138,22 @@ class Limiter:
         what was done under other settings is owed to neither side.
 
         Raises:
-            ValueError: if a counter is negative. Nothing has changed then.
+            ValueError: if a counter is negative, or the counters contradict each other. Nothing has
+                changed then.
         """
-        inserted, learned = _counted(int(state["inserted"])), _counted(int(state["learned"]))
-        inserted_from = _counted(int(state["inserted_from"]))
-        learned_from = _counted(int(state["learned_from"]))
-        same_ratio = float(state["ratio"]) == (0.0 if self._ratio is None else self._ratio)
+        *numbers, saved_ratio = read(state, {**_COUNTERS, "ratio": ("float64", 0)})
+        inserted, learned, inserted_from, learned_from, min_size = map(
+            read_count, _COUNTERS, numbers
+        )
+        # The surplus counts from `min_size` on, or from where it was once restarted.
+        if not (min_size <= inserted_from <= max(min_size, inserted) and learned_from <= learned):
+            raise ValueError("the saved counters of the limiter do not fit: the state is damaged")
+        ratio = float(saved_ratio)
+        if not 0.0 <= ratio < math.inf:  # also where NaN
+            raise ValueError(f"the saved ratio of the limiter is {ratio}: the state is damaged")
         self._inserted, self._learned = inserted, learned
         self._inserted_from, self._learned_from = inserted_from, learned_from
-        if not same_ratio or int(state["min_size"]) != self._min_size:
+        if ratio != (self._ratio or 0.0) or min_size != self._min_size:
             self.restart_surplus()
 
     def _ready(self, can_sample: bool) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recollect.replay.reading import read
 from recollect.replay.sum_tree import LARGEST_VALUE, SumTree
 from recollect.replay.uniform import distinct_live, whole_slots
 from recollect.types import Array
@@ -139,6 +140,10 @@ class Prioritized:
         if ghosts.size:
             raise RuntimeError(f"slots {ghosts[:8].tolist()} are not live and could be drawn")
 
+    def slots(self) -> Array:
+        """The live slots [len] int64, rising."""
+        return np.flatnonzero(self._live)
+
     def state_dict(self) -> dict[str, Array]:
         """`exponent` [], `values` [capacity] = priority**exponent, `live` [capacity] bool."""
         return {
@@ -154,16 +159,20 @@ class Prioritized:
             ValueError: if it had another exponent, or its arrays do not fit each other. Nothing has
                 changed then.
         """
-        exponent = float(state["exponent"])
-        if exponent != self._exponent:
+        exponent, values, live = read(
+            state, {"exponent": ("float64", 0), "values": ("float64", 1), "live": ("bool", 1)}
+        )
+        if float(exponent) != self._exponent:
             raise ValueError(
                 f"the saved priorities were raised to {exponent}, wanted is {self._exponent}: "
                 "resume with the exponent of the run"
             )
-        live = np.array(state["live"], np.bool_)
-        values = np.asarray(state["values"])
         if live.shape != values.shape or np.any(values[~live] != 0.0):
             raise ValueError("the saved priorities and live slots do not fit: the state is damaged")
+        if np.any((values != 0.0) & ~(values >= SMALLEST_VALUE)):  # also where NaN
+            raise ValueError(
+                f"a saved priority is neither 0 nor at least {SMALLEST_VALUE}: the state is damaged"
+            )
         self._tree.load_state_dict({"leaves": values})
-        self._live = live
+        self._live = live.copy()
         self._count = int(np.count_nonzero(live))

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 from numba import njit, types
 
+from recollect.replay.reading import read
 from recollect.types import Array
 
 LARGEST_VALUE = 1e300
@@ -284,10 +285,10 @@ class SumTree:
         """Become the tree whose state this was, of its capacity.
 
         Raises:
-            ValueError: if the leaves are no [capacity] float64 in [0, LARGEST_VALUE]. Nothing has
-                changed then.
+            ValueError: if the leaves are no [capacity] float64 in [0, LARGEST_VALUE], or more than
+                LARGEST_CAPACITY. Nothing has changed then.
         """
-        leaves = _floats("leaves", state["leaves"])
+        (leaves,) = read(state, {"leaves": ("float64", 1)})
         if not np.all((leaves >= 0.0) & (leaves <= LARGEST_VALUE)):  # also where NaN
             raise ValueError(f"a saved leaf is not in [0, {LARGEST_VALUE}]: the state is damaged")
         self._refill(len(leaves), leaves)

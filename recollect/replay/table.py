@@ -71,14 +71,16 @@ class Table:
         """Become the table with `values` [n, columns - 2] in `rows` [n], oldest first.
 
         Raises:
-            ValueError: `rows` and `free` are not together all rows there are.
+            ValueError: `rows` and `free` are not together all rows there are, or there is not a
+                line of `values` for each row. Nothing has changed then.
         """
         used = len(rows) + len(free)
         if sorted([*rows, *free]) != list(range(used)):
             raise ValueError("the saved rows and free rows do not fit: the state is damaged")
+        lines = np.reshape(values, (len(rows), self.rows.shape[1] - 2))
         self.ensure(used)
         self.used, self.free = used, list(free)
-        for row, line in zip(rows, values, strict=True):
+        for row, line in zip(rows, lines, strict=True):
             self._link(row, line)
 
     def _link(self, row: int, values: Any) -> None:

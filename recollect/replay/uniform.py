@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from recollect.replay.reading import read
 from recollect.types import Array
 
 _FIRST_CAPACITY = 16
@@ -119,23 +120,28 @@ class Uniform:
         if np.count_nonzero(self._place != _NOWHERE) != self._count:
             raise RuntimeError(f"{self._count} slots were counted, another number has a place")
 
+    def slots(self) -> Array:
+        """The live slots [len] int64, rising."""
+        return np.sort(self._dense[: self._count])
+
     def state_dict(self) -> dict[str, Array]:
-        """`slots`: [len] int64, the live ones in their order; `capacity` []."""
-        return {"slots": self._dense[: self._count].copy(), "capacity": np.array(self.capacity)}
+        """`places` [capacity] int64: where each slot stands among the live ones; -1: it is not."""
+        return {"places": self._place.copy()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Become the sampler whose state this was, of its capacity.
 
         Raises:
-            ValueError: if its slots repeat or lie outside its capacity. Nothing has changed then.
+            ValueError: if the places of its live slots are not 0, 1, 2, ..., each once. Nothing has
+                changed then.
         """
-        fresh = Uniform()
-        fresh.ensure(int(state["capacity"]))
-        slots = np.asarray(state["slots"])
-        fresh.set(slots, slots)
-        if len(fresh) != len(slots):
-            raise ValueError("a slot was saved twice: the state is damaged")
-        self._dense, self._place, self._count = fresh._dense, fresh._place, fresh._count
+        (places,) = read(state, {"places": ("int64", 1)})
+        live = np.flatnonzero(places != _NOWHERE)
+        if not np.array_equal(np.sort(places[live]), np.arange(len(live))):
+            raise ValueError("the saved places of live slots do not fit: the state is damaged")
+        dense = np.zeros(len(places), np.int64)
+        dense[places[live]] = live
+        self._dense, self._place, self._count = dense, places.copy(), len(live)
 
 
 def whole_slots(slots: Array, shape: tuple[int, ...]) -> Array:

@@ -182,6 +182,12 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing() -> None:
         sampler.check_valid()
 
 
+def test_the_slots_are_told_in_rising_order() -> None:
+    sampler = sampler_of([1.0, 0.0, 2.0], 0.9)
+    sampler.remove(np.array([0]))
+    assert sampler.slots().tolist() == [1, 2]  # one that is never drawn is live all the same
+
+
 class Machine(RuleBasedStateMachine):
     """D1: against a dict from slot to priority."""
 

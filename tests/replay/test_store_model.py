@@ -11,9 +11,12 @@ import pytest
 
 from recollect.replay.batch import Batch
 from recollect.replay.blocks import Block, BlockSpec
+from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD
 from recollect.replay.episodes import Item
+from recollect.replay.limiter import Limiter
 from recollect.replay.prioritized import Prioritized
 from recollect.replay.store import Replay
+from recollect.replay.uniform import Uniform
 from recollect.replay.windows import Windows
 from recollect.types import Array
 from tests.replay.lived import (
@@ -22,7 +25,6 @@ from tests.replay.lived import (
     cut,
     live_items,
     make_episode,
-    make_replay,
     make_spec,
     messages,
     on_disk,
@@ -36,6 +38,7 @@ class Model:
     windows: Windows
     spec: BlockSpec
     capacity_steps: float
+    capacity_bytes: float
     blocks: list[tuple[int, int, Block]] = field(default_factory=list)  # episode, index
     items: list[tuple[int, Item]] = field(default_factory=list)  # uid
     next_window: dict[int, int] = field(default_factory=dict)
@@ -48,6 +51,19 @@ class Model:
     @property
     def steps(self) -> int:
         return sum(block.steps for *_, block in self.blocks)
+
+    @property
+    def nbytes(self) -> int:
+        blocks = sum(block.nbytes + BLOCK_OVERHEAD for *_, block in self.blocks)
+        return blocks + ITEM_OVERHEAD * len(self.items)
+
+    def fits(self, blocks: list[Block], items: list[Item]) -> bool:
+        steps = sum(block.steps for block in blocks)
+        nbytes = sum(block.nbytes + BLOCK_OVERHEAD for block in blocks) + ITEM_OVERHEAD * len(items)
+        return (
+            self.steps + steps <= self.capacity_steps
+            and self.nbytes + nbytes <= self.capacity_bytes
+        )
 
     def needs(self, item: Item, episode: int, index: int) -> bool:
         """Whether the item lies in this block: any of its observations does."""
@@ -88,7 +104,7 @@ class Model:
             if block.last:
                 steps = block.index * self.windows.period + block.steps
                 self.lengths[block.episode] = steps
-        while self.steps + sum(block.steps for block in blocks) > self.capacity_steps:
+        while not self.fits(blocks, items):
             episode, index, _ = self.blocks[0]
             if any(self.needs(item, episode, index) for _, item in self.items):
                 self.items.pop(0)
@@ -120,26 +136,78 @@ class Model:
                 self.stale += 1
 
 
-@pytest.mark.parametrize("seed", range(6))
+EXPONENT = 0.8
+
+
+def probabilities(replay: Replay, uniform: bool) -> dict[int, float]:
+    """uid -> the chance of an item to be drawn, as the sampler's own state tells it."""
+    state = replay.state_dict()
+    slots = state["items"]["row"]
+    if uniform:
+        return dict.fromkeys(state["items"]["uid"].tolist(), 1 / max(1, len(slots)))
+    values = state["sampler"]["values"]
+    return dict(
+        zip(state["items"]["uid"].tolist(), values[slots] / (values.sum() or 1), strict=True)
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_replay_equals_its_model_after_every_operation(seed: int) -> None:
-    """D1: insert, evict, sample, update, save, load, drop, in any order."""
+    """D1: insert, evict, sample, update, save, load into a fresh one, lose an episode's actor.
+
+    Seeds cover both samplers, a capacity in steps and in bytes, one to three slots.
+    """
     rng = np.random.default_rng(seed)
+    uniform, in_bytes = seed % 2 == 1, seed % 4 > 1
     period = int(rng.integers(1, 4))
     windows = Windows(
         int(rng.integers(0, 6)), period + int(rng.integers(0, 5)), period, int(rng.integers(0, 4))
     )
     spec = make_spec(windows, stack=1 + seed % 3, every_state=seed % 2 == 0)
-    capacity = windows.blocks * period + int(rng.integers(0, 40))
-    exponent = 0.8
+    steps = windows.blocks * period + int(rng.integers(0, 40))
+    least = windows.blocks * (spec.nbytes(period, True) + BLOCK_OVERHEAD) + ITEM_OVERHEAD
+    nbytes = 2 * least + int(rng.integers(0, 40 * ITEM_OVERHEAD))
+    capacity = {"capacity_bytes": nbytes} if in_bytes else {"capacity_steps": steps}
+    samplers: list[Any] = []
 
     def empty() -> Replay:
-        return make_replay(windows, spec, Prioritized(exponent), capacity_steps=capacity)
+        samplers.append(Uniform() if uniform else Prioritized(EXPONENT))
+        return Replay(spec, windows, samplers[-1], Limiter(2.0, 9, 11.0), **capacity)
 
-    replay, model = empty(), Model(windows, spec, capacity)
+    def check() -> None:
+        replay.check_valid()
+        assert list(live_items(replay).items()) == [
+            (uid, (item.episode, item.start)) for uid, item in model.items
+        ]
+        state = replay.state_dict()
+        blocks = state["blocks"]
+        held = zip(blocks["episode"].tolist(), blocks["index"].tolist(), strict=True)
+        assert list(held) == [entry[:2] for entry in model.blocks]
+        buffers = [bytes(state["buffers"][str(serial)]) for serial in blocks["serial"].tolist()]
+        assert buffers == [bytes(block.buffer) for *_, block in model.blocks]
+        assert samplers[-1].slots().tolist() == sorted(state["items"]["row"].tolist())
+        powers = {u: 1.0 if uniform else model.priorities[u] ** EXPONENT for u, _ in model.items}
+        assert probabilities(replay, uniform) == pytest.approx(
+            {uid: power / (sum(powers.values()) or 1) for uid, power in powers.items()}
+        )
+        assert replay.steps == model.steps
+        assert replay.nbytes == model.nbytes
+        assert model.fits([], [])
+        assert replay.metrics()["late_items"] == model.late
+        assert replay.metrics()["stale_write_backs"] == model.stale
+        assert replay.metrics()["inserted_steps"] == inserted
+        assert replay.metrics()["learned_steps"] == learned
+        assert replay.wants_insert() or replay.wants_sample()
+
+    replay = empty()
+    model = Model(
+        windows, spec, np.inf if in_bytes else steps, capacity.get("capacity_bytes", np.inf)
+    )
     episodes: dict[int, Episode] = {}
     slots: list[Iterator[Any]] = [iter(()) for _ in range(1 + seed % 3)]
     running = [-1] * len(slots)
     remembered: list[Batch] = []
+    inserted = learned = restored = 0
     for _ in range(500):
         choice = rng.random()
         slot = int(rng.integers(len(slots)))
@@ -155,11 +223,12 @@ def test_replay_equals_its_model_after_every_operation(seed: int) -> None:
                 message = next(slots[slot])
             replay.insert(*message)
             model.insert(*message)
-        elif choice < 0.8 and len(replay):
+            inserted += sum(block.steps for block in message[0])
+        elif choice < 0.8 and samplers[-1].mass:
             batch = replay.sample(rng.random(5))
-            items = dict(model.items)
-            total = sum(model.priorities[uid] ** exponent for uid in items)
-            wanted = [model.priorities[uid] ** exponent / total for uid in batch.uids.tolist()]
+            learned += int(batch.learned.sum())
+            items, chances = dict(model.items), probabilities(replay, uniform)
+            wanted = [chances[uid] for uid in batch.uids.tolist()]
             np.testing.assert_allclose(batch.probabilities, wanted)
             assert batch.size == len(items)
             found = []
@@ -171,25 +240,20 @@ def test_replay_equals_its_model_after_every_operation(seed: int) -> None:
         elif choice < 0.92 and remembered:
             batch = remembered.pop(int(rng.integers(len(remembered))))
             # As a learner would: one priority per item, however often it was drawn.
-            priorities = (batch.uids % 7 + rng.random()) / 7
+            priorities = (batch.uids % 7 + rng.random()) / 7 * (batch.uids % 5 > 0)
             replay.update_priorities(batch.slots, batch.uids, priorities)
             model.update(batch.uids, priorities)
         elif choice < 0.96:
+            wants = replay.wants_insert(), replay.wants_sample()
             state = on_disk(replay.state_dict())
             replay = empty()
             replay.load_state_dict(state)
+            assert (replay.wants_insert(), replay.wants_sample()) == wants
+            restored += 1
         elif running[slot] >= 0:
             replay.drop_episode(running[slot])
             model.drop(running[slot])
             slots[slot], running[slot] = iter(()), -1
-        replay.check_valid()
-        assert list(live_items(replay).items()) == [
-            (uid, (item.episode, item.start)) for uid, item in model.items
-        ]
-        blocks = replay.state_dict()["blocks"]
-        held = zip(blocks["episode"].tolist(), blocks["index"].tolist(), strict=True)
-        assert list(held) == [entry[:2] for entry in model.blocks]
-        assert replay.steps == model.steps <= capacity
-        assert replay.metrics()["late_items"] == model.late
-        assert replay.metrics()["stale_write_backs"] == model.stale
+        check()
     assert replay.metrics()["evicted_items"] > 20
+    assert restored > 5

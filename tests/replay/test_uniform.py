@@ -127,10 +127,15 @@ def test_a_restored_sampler_goes_on_identically() -> None:
 
 def test_a_damaged_state_is_refused_and_changes_nothing() -> None:
     sampler = sampler_of([3, 1])
-    for slots, capacity in (([0, 0], 16), ([0, 20], 16), ([-1], 16), ([[1]], 16), ([0.5], 16)):
-        with pytest.raises(ValueError, match="slot"):
-            sampler.load_state_dict({"slots": np.array(slots), "capacity": np.array(capacity)})
+    for places in ([0, 0], [1, -1], [0, 2], [-2, 0], [2**62, 0]):
+        with pytest.raises(ValueError, match="places of live slots do not fit"):
+            sampler.load_state_dict({"places": np.array(places)})
         assert sampler.draw(np.array([0.1, 0.9]))[0].tolist() == [3, 1]
+
+
+def test_the_slots_are_told_in_rising_order() -> None:
+    assert sampler_of([7, 3, 5]).slots().tolist() == [3, 5, 7]
+    assert Uniform().slots().tolist() == []
 
 
 def test_uniform_replay_does_not_load_numba() -> None:
