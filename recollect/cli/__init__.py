@@ -19,7 +19,7 @@ from importlib import import_module
 from recollect import __version__
 from recollect.cli import lazy
 
-COMMANDS = ("train", "evaluate", "plot")
+COMMANDS = ("train", "evaluate", "plot", "doctor")
 HELP = """\
 recollect trains agents from replayed experience gathered by many actors.
 
@@ -28,6 +28,7 @@ usage: {program} COMMAND ...
   train AGENT --env ID   train an agent (r2d2, drqn) on a Gymnasium environment
   evaluate RUN           play episodes with a trained agent and print returns
   plot RUN...            draw learning curves; of several runs mean and interval
+  doctor [--env ID]      say whether machine, environment and network are right
 
   COMMAND --help         what a command takes
   --version              which recollect this is
