@@ -115,9 +115,10 @@ def _pace(trained: Trained, subject: Subject, sheet: Sheet, patience: float) -> 
         observation = {key: each.zeros(slots) for key, each in trained.spec.observation.items()}
         policy(observation, carry)
         begun, turns = time.perf_counter(), 0
-        for turns in Budget(200, 0.1 * trained.request.seconds, sheet.alive):
+        for _ in Budget(200, 0.1 * trained.request.seconds, sheet.alive):
             policy(observation, carry)
-        acting = (time.perf_counter() - begun) / (turns + 1)
+            turns += 1
+        acting = (time.perf_counter() - begun) / turns
         stepping = slots / subject.steps_per_second
         share = stepping / (acting + stepping)
         sheet.ok(

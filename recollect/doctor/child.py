@@ -6,8 +6,10 @@ checks as they are made. What the environment prints goes to stderr.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,8 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")  # not inherited by what the environment starts
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # says where it waits, when asked
 
     def say(**message: Any) -> None:
         out.write(json.dumps(message, default=str) + "\n")

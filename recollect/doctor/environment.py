@@ -1,4 +1,4 @@
-"""The environment by itself: can it be made, is it understood, does it keep Gymnasium's contract."""
+"""The environment by itself: can it be made, is it understood, does it keep its contract."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def examine(request: Request, sheet: Sheet, patience: float) -> Subject | None:
         _observations(subject.spec, observation_space, sheet)
         _actions(subject.spec, action_space, request.agent, sheet)
     if subject.env is None:
-        sheet.info("contract", "only a vector form is registered: single steps were not looked at")
+        sheet.info("playing", "only a vector form is registered: single steps were not looked at")
         return subject
-    with sheet.stage("contract", patience):
+    with sheet.stage("playing", patience):
         _Survey(subject, sheet).play(request.steps, 0.4 * request.seconds)
     if not sheet.failed:
         with sheet.stage("gymnasium", 3 * patience):
@@ -165,6 +165,7 @@ class _Survey:
 
     def _reset(self, seed: int) -> bool:
         self._where = f"from reset(seed={seed})"
+        given: Any
         try:
             given = self._env.reset(seed=seed)
         except Exception as error:
@@ -180,6 +181,7 @@ class _Survey:
 
     def _step(self, action: Any) -> bool | None:
         """Whether the episode ended; None if nothing more can be played."""
+        given: Any
         try:
             given = self._env.step(action)
         except Exception as error:
@@ -262,7 +264,7 @@ class _Survey:
             held = (
                 "everything had its form and was finite" if not self._faults else "no more faults"
             )
-            self._sheet.ok("contract", f"{played:,} random steps played: {held}", played)
+            self._sheet.ok("playing", f"{played:,} random steps: {held}", played)
 
     def _episodes(self, played: int) -> None:
         subject, sheet = self._subject, self._sheet

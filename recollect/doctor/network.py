@@ -111,7 +111,7 @@ def _rows(network: Any, inputs: Inputs, sheet: Sheet) -> None:
     sheet.fail(
         "rows",
         f"rows of a batch see one another (by {_gap(values[:, 1:], base[:, 1:])})"
-        f"{_kinds(network, 'BatchNorm', 'SyncBatchNorm')}: an action would depend on other episodes",
+        f"{_kinds(network, 'BatchNorm', 'SyncBatchNorm')}: actions depend on other episodes",
         "use LayerNorm instead of BatchNorm, and mix nothing along the batch",
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +33,15 @@ def _one(subject: Subject, sheet: Sheet, seconds: float) -> None:
     env = subject.env
     assert env is not None
     chosen = [action for action, _ in zip(playing.actions(env, 0), range(64), strict=False)]
-    resets, stepping = [], 0.0
-    resets.append(_timed(lambda: env.reset(seed=0)))
-    steps, seed = 0, 0
-    for steps in Budget(20_000, seconds, sheet.alive):
+    resets, stepping, steps = [_reset_seconds(env, 0)], 0.0, 0
+    for step in Budget(20_000, seconds, sheet.alive):
         begun = time.perf_counter()
-        given = env.step(chosen[steps % 64])
+        given = env.step(chosen[step % 64])
         stepping += time.perf_counter() - begun
         if given[2] or given[3]:
-            seed += 1
-            resets.append(_timed(lambda: env.reset(seed=seed)))
-    rate, reset = (steps + 1) / stepping, float(np.mean(resets))
+            resets.append(_reset_seconds(env, step))
+        steps += 1
+    rate, reset = steps / stepping, float(np.mean(resets))
     subject.steps_per_second = rate
     sheet.ok(
         "one environment",
@@ -53,9 +50,9 @@ def _one(subject: Subject, sheet: Sheet, seconds: float) -> None:
     )
 
 
-def _timed(call: Callable[[], object]) -> float:
+def _reset_seconds(env: playing.Env, seed: int) -> float:
     begun = time.perf_counter()
-    call()
+    env.reset(seed=seed)
     return time.perf_counter() - begun
 
 
@@ -68,7 +65,7 @@ def _many(subject: Subject, sheet: Sheet, seconds: float) -> None:
     each = max(0, _resident() - before) / SLOTS
     rng, turns, seed = np.random.default_rng(0), 0, SLOTS
     begun = time.perf_counter()
-    for turns in Budget(20_000, seconds, sheet.alive):
+    for _ in Budget(20_000, seconds, sheet.alive):
         if spec.action.discrete:
             actions = rng.integers(spec.action.num_actions, size=SLOTS)
         else:
@@ -79,7 +76,8 @@ def _many(subject: Subject, sheet: Sheet, seconds: float) -> None:
         if over.any():
             vector.restart(over, np.arange(seed, seed + SLOTS))
             seed += SLOTS
-    rate = SLOTS * (turns + 1) / (time.perf_counter() - begun)
+        turns += 1
+    rate = SLOTS * turns / (time.perf_counter() - begun)
     vector.close()
     subject.steps_per_second = subject.steps_per_second or rate
     sheet.ok(

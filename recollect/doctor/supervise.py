@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -99,12 +100,14 @@ def _listen(
     finished = False
     for message in _messages(child, patience):
         if message is None:
+            child.send_signal(signal.SIGUSR1)
+            time.sleep(0.5)
             note(
                 Check(
                     group,
                     stage,
                     "FAIL",
-                    f"gave no sign of life for {patience[0]:g} s and was ended",
+                    f"gave no sign of life for {patience[0]:g} s and was ended{_place(errors)}",
                     "find what waits there: a step, a reset or a constructor that never returns",
                 )
             )
@@ -118,13 +121,13 @@ def _listen(
     code = child.wait()
     if not finished:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        said = _last_line(errors)
+        said = _place(errors) if code < 0 else _last_line(errors)
         note(
             Check(
                 group,
                 stage,
                 "FAIL",
-                f"ended our process ({how}){': ' + said if said else ''}",
+                f"ended our process ({how}){said}",
                 "the environment, the network or a library of theirs crashes: run it by itself",
             )
         )
@@ -154,7 +157,22 @@ def _messages(
                 yield json.loads(line)
 
 
+def _written(errors: IO[bytes]) -> list[str]:
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - 8192))
+    return errors.read().decode(errors="replace").strip().splitlines()
+
+
 def _last_line(errors: IO[bytes]) -> str:
-    errors.seek(max(0, errors.seek(0, os.SEEK_END) - 4096))
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip()[:200] if lines else ""
+    lines = _written(errors)
+    return f": {lines[-1].strip()[:200]}" if lines else ""
+
+
+def _place(errors: IO[bytes]) -> str:
+    """Where it was, from the stacks that it wrote, the innermost call first."""
+    lines = _written(errors)
+    begin = [place for place, line in enumerate(lines) if "(most recent call first)" in line]
+    for line in lines[begin[-1] + 1 :] if begin else []:
+        found = re.match(r' *File "(.*)", line (\d+) in (\w+)', line)
+        if found:
+            return f", in {found[3]} ({found[1]}, line {found[2]})"
+    return ""

@@ -142,7 +142,7 @@ def _play(trained: Trained, lengths: Sequence[int], sheet: Sheet) -> Any:
     return config, recorder, learner
 
 
-def _shorter(config: Any, lengths: Sequence[int]) -> dict[str, int]:
+def _shorter(config: Any, lengths: Sequence[int]) -> dict[str, Any]:
     """Settings of windows short enough for random episodes to have several; none if they do."""
     typical = int(np.median(lengths)) if lengths else 0
     enough = config.burn_in + config.trace_length + config.n_step
@@ -318,7 +318,8 @@ class _Watched(torch.nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.network, self.values = network, None
+        self.network = network
+        self.values: torch.Tensor | None = None
 
     def forward(self, *inputs: Any) -> Any:
         values, state = self.network(*inputs)
@@ -338,6 +339,7 @@ def _every_step(config: Any, learner: Any, batch: Any, sheet: Sheet) -> None:
         learner.network = network
     figures = gradients.figures
     assert watched.values is not None
+    assert watched.values.grad is not None
     learned = torch.from_numpy(batch.learned[config.burn_in :])
     reached = watched.values.grad[:-1].abs().sum(-1) > 0
     if not all(map(np.isfinite, figures.values())):
