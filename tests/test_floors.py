@@ -22,7 +22,7 @@ FLOORS = {
     "agents": 2,
     **dict.fromkeys(("presets", "run"), 3),
     "runtime": 4,
-    **dict.fromkeys(("training", "evaluation", "recording", "inspection"), 5),
+    **dict.fromkeys(("training", "evaluation", "recording", "inspection", "doctor"), 5),
     "studies": 6,
     "cli": 7,
     "__main__": 8,

@@ -32,6 +32,7 @@ usage: {program} COMMAND ...
   record RUN             play an episode into a video or a picture
   inspect RUN            what a run is, how it stands, and what lies in its replay
   export RUN FILE        write the weights into one file that needs no recollect
+  doctor [--env ID]      say whether machine, environment and network are right
 
   COMMAND --help         what a command takes
   --version              which recollect this is

@@ -1,0 +1,130 @@
+"""The agent on its environment: the network, the traps, the memory, what follows from them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from recollect import presets
+from recollect.agents import wiring
+from recollect.agents.r2d2 import R2D2Config
+from recollect.doctor import memory, network, traps
+from recollect.doctor.environment import Subject
+from recollect.doctor.sheet import Budget, Sheet
+from recollect.doctor.speed import milliseconds, round_off
+from recollect.doctor.supervise import Request
+from recollect.envs import registry
+from recollect.run.machine import one_thread
+from recollect.types import EnvSpec
+
+STEPS, SLOTS = 12, 4
+Inputs = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass
+class Trained:
+    """What is to be trained: the settings on this environment and the network they make."""
+
+    spec: EnvSpec
+    config: R2D2Config
+    network: Any
+    request: Request
+
+
+def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -> None:
+    """Network, traps and memory, onto the sheet."""
+    sheet.group = "network"
+    trained: Trained | None = None
+    with one_thread():
+        with sheet.stage("made", 120.0):
+            config, _ = presets.resolve(request.agent, request.preset, subject.spec)
+            if not isinstance(config, R2D2Config):
+                sheet.info("made", f"the network of {request.agent} is not examined yet")
+                return
+            made = wiring.q_network(config, subject.spec, 0, request.network)
+            trained = Trained(subject.spec, config, made, request)
+            parameters = sum(p.numel() for p in made.parameters())
+            name = request.network or f"{config.core}, {config.hidden} units"
+            sheet.ok(
+                "made",
+                f"{name}: {parameters:,} parameters, a state of {made.state_size:,} numbers",
+                {"parameters": parameters, "state_size": made.state_size},
+            )
+        if trained is None:
+            return
+        inputs: Inputs | None = None
+        with sheet.stage("inputs", patience):
+            inputs = real_inputs(trained, sheet)
+        if inputs is not None:
+            network.examine(trained.network, inputs, sheet, patience)
+        if not sheet.failed:
+            _pace(trained, subject, sheet, patience)
+            sheet.group = "traps"
+            traps.examine(trained, subject.lengths, sheet, patience)
+        sheet.group = "memory"
+        memory.examine(trained, sheet)
+        sheet.group = "advice"
+        with sheet.stage("advice"):
+            memory.advise(trained, subject, sheet)
+
+
+def real_inputs(trained: Trained, sheet: Sheet) -> Inputs:
+    """Observations the environment gave, with actions and rewards: [STEPS, SLOTS, ...] each."""
+    spec = trained.spec
+    vector = registry.make(spec.id, SLOTS, dict(spec.kwargs))
+    rng, seed = np.random.default_rng(1), SLOTS
+    observation = vector.reset(np.arange(SLOTS))
+    action, reward = spec.action.none(SLOTS), np.zeros(SLOTS, np.float32)
+    rows: list[tuple[Any, Any, Any]] = []
+    for _ in Budget(STEPS, 1000, sheet.alive):
+        rows.append((observation, action, reward))
+        action = rng.integers(spec.action.num_actions, size=SLOTS)
+        step = vector.step(action)
+        observation, reward = step.observation, step.reward.copy()
+        over = step.terminated | step.truncated
+        if over.any():
+            observation = vector.restart(over, np.arange(seed, seed + SLOTS))
+            seed += SLOTS
+            reward[over], action = 0, np.where(over, spec.action.none(SLOTS), action)
+    vector.close()
+    state = torch.zeros(SLOTS, trained.network.state_size)
+    return (
+        {
+            key: torch.from_numpy(np.stack([row[0][key] for row in rows]))
+            for key in spec.observation
+        },
+        torch.from_numpy(np.stack([row[1] for row in rows])),
+        torch.from_numpy(np.stack([row[2] for row in rows])),
+        state,
+    )
+
+
+def _pace(trained: Trained, subject: Subject, sheet: Sheet, patience: float) -> None:
+    """What a turn of the actor's network costs against the environments it steps."""
+    from recollect.agents.acting import Policy
+
+    with sheet.stage("pace", patience):
+        made = wiring.q_network(trained.config, trained.spec, 0, trained.request.network)
+        policy = Policy(made, trained.spec)
+        slots = min(trained.config.actors, 64)
+        carry = policy.start(slots)
+        observation = {key: each.zeros(slots) for key, each in trained.spec.observation.items()}
+        policy(observation, carry)
+        begun, turns = time.perf_counter(), 0
+        for _ in Budget(200, 0.1 * trained.request.seconds, sheet.alive):
+            policy(observation, carry)
+            turns += 1
+        acting = (time.perf_counter() - begun) / turns
+        stepping = slots / subject.steps_per_second
+        share = stepping / (acting + stepping)
+        sheet.ok(
+            "pace",
+            f"acting for {slots} slots takes {milliseconds(acting)}, stepping them "
+            f"{milliseconds(stepping)} ({share:.0%} of a turn): at most "
+            f"{round_off(slots / (acting + stepping))} steps a second, before learning",
+            {"acting_seconds": acting, "stepping_seconds": stepping, "slots": slots},
+        )
