@@ -266,8 +266,8 @@ def _play(
     policy: Any, stage: _Stage, number: int, seed: int, epsilon: float, video: Video | None
 ) -> Played:
     """One episode, as `evaluating.evaluate` plays it."""
-    from recollect.agents.acting import epsilon_greedy_actions
     from recollect.agents.evaluating import LONGEST, evaluation_seeds
+    from recollect.agents.policy import epsilon_greedy_actions
 
     env, zero = stage.env, np.zeros(1, np.int64)
     numbers = np.array([number])

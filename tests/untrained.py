@@ -9,7 +9,7 @@ import numpy as np
 
 import recollect
 from recollect import presets
-from recollect.agents.acting import Policy
+from recollect.agents.policy import Policy
 from recollect.envs import registry
 from recollect.evaluation import LoadedAgent
 from tests.agents import clockwork

@@ -219,13 +219,10 @@ def make_env(config: Any, env_spec: EnvSpec, slots: int) -> VectorEnv:
     """Environments for so many slots, in this process or in supervised ones."""
     from recollect.envs import registry
 
-    return registry.make(
-        env_spec.id,
-        slots,
-        dict(env_spec.kwargs),
-        processes=config.env_processes,
-        deadline=config.env_deadline,
-    )
+    how: dict[str, Any] = {}
+    if config.env_processes:
+        how = {"processes": config.env_processes, "deadline": config.env_deadline}
+    return registry.make(env_spec.id, slots, dict(env_spec.kwargs), **how)
 
 
 def make_actor(

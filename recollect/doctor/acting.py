@@ -105,7 +105,7 @@ def real_inputs(trained: Trained, sheet: Sheet) -> Inputs:
 
 def _pace(trained: Trained, subject: Subject, sheet: Sheet, patience: float) -> None:
     """What a turn of the actor's network costs against the environments it steps."""
-    from recollect.agents.acting import Policy
+    from recollect.agents.policy import Policy
 
     with sheet.stage("pace", patience):
         made = wiring.q_network(trained.config, trained.spec, 0, trained.request.network)

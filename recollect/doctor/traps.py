@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from recollect.agents import r2d2, wiring
-from recollect.agents.acting import Policy
 from recollect.agents.learning import tensors
+from recollect.agents.policy import Policy
 from recollect.doctor.sheet import Budget, Sheet
 from recollect.parameters import Parameters
 from recollect.replay.blocks import Block

@@ -177,6 +177,10 @@ class RunFolder:
                 "copy, or start a new run"
             ) from error
 
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Replace config.json, where a resumed run was given what may change."""
+        write_atomic(self.config_path, json.dumps(dict(config), indent=2).encode())
+
     def status(self) -> dict[str, Any]:
         """What `write_status` wrote last, or nothing.
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recollect import presets
 from recollect.run.folder import RunFolder, default_run_dir
@@ -18,6 +18,9 @@ from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
 from recollect.training.job import Job, prepare
 from recollect.types import ConfigError, DivergedError, EnvError
+
+if TYPE_CHECKING:
+    from recollect.run.checkpoint import Checkpoint
 
 FINAL_EPISODES = 20
 
@@ -138,10 +141,13 @@ def resume(
         from recollect.run import checkpoint
 
         said: list[str] = []
-        found: Path | None = None
+        found: checkpoint.Checkpoint | None = None
         with contextlib.suppress(checkpoint.NoCheckpointError):
-            found = checkpoint.find(folder.checkpoints, "last", full=True, report=said.append)
-        _refuse_if_finished(folder, job, found)
+            found = checkpoint.load_newest(
+                folder.checkpoints, "last", full=True, report=said.append
+            )
+        if found is not None:
+            _refuse_if_finished(folder, job, found.env_steps)
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
         said.append(_check_memory(job, program.replay_bytes))
         if found is None:
@@ -164,12 +170,7 @@ def _locked(path: Path) -> Iterator[None]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _refuse_if_finished(folder: RunFolder, job: Job, found: Path | None) -> None:
-    from recollect.run import checkpoint
-
-    if found is None:
-        return
-    done = int(checkpoint.load_parameters(found)[1]["env_steps"])
+def _refuse_if_finished(folder: RunFolder, job: Job, done: int) -> None:
     finished = folder.status().get("state") == "finished"
     if finished and job.env_steps <= done:
         raise ConfigError(
@@ -184,7 +185,12 @@ def _refuse_if_finished(folder: RunFolder, job: Job, found: Path | None) -> None
 
 
 def _carry_on(
-    job: Job, folder: RunFolder, program: Any, found: Path | None, verbose: bool, said: list[str]
+    job: Job,
+    folder: RunFolder,
+    program: Any,
+    found: Checkpoint | None,
+    verbose: bool,
+    said: list[str],
 ) -> Run:
     """Train in a folder that is ours, from a checkpoint if there is one, and end in good order."""
     from recollect.run import curves

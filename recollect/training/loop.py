@@ -17,7 +17,7 @@ from recollect.agents.evaluating import InterruptedEvaluation, evaluate_on
 from recollect.agents.learning import load_named_arrays, named_arrays
 from recollect.envs import calls
 from recollect.run import checkpoint
-from recollect.run.checkpoint import Checkpoints, Saved
+from recollect.run.checkpoint import Checkpoint, Checkpoints, Saved
 from recollect.run.folder import RunFolder
 from recollect.run.metrics import MetricsLog
 from recollect.run.progress import Progress, size
@@ -59,7 +59,7 @@ class Training:
         program: Any,
         progress: Progress,
         stop: Stop,
-        found: Path | None,
+        found: Checkpoint | None,
     ) -> None:
         self.job, self._folder, self._progress, self._stop = job, folder, progress, stop
         self._runtime = Inline(program)
@@ -74,7 +74,9 @@ class Training:
         self._started = time.perf_counter() - float(meta["seconds"])
         self._began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         self._checkpoints = Checkpoints(
-            folder.checkpoints, keep=job.keep_checkpoints, resume_from=found
+            folder.checkpoints,
+            keep=job.keep_checkpoints,
+            resume_from=None if found is None else found.path,
         )
         self._saves: dict[str, float] = {"saved": 0, "failed": 0}
         self._last_saved: dict[str, Any] | None = None
@@ -131,8 +133,11 @@ class Training:
                     episodes,
                     self.job.seed,
                     interrupted=self._must_stop,
-                    processes=config.env_processes,
-                    deadline=config.env_deadline,
+                    **(
+                        {"processes": config.env_processes, "deadline": config.env_deadline}
+                        if config.env_processes
+                        else {}
+                    ),
                 )
             mean = float(played.returns.mean())
         except InterruptedEvaluation:
@@ -344,23 +349,23 @@ class Training:
                 f"in {saved.seconds:.1f} s, {size(saved.bytes_total)} in all"
             )
 
-    def _restore(self, found: Path) -> Mapping[str, Any]:
+    def _restore(self, found: Checkpoint) -> Mapping[str, Any]:
         """Put everything where it was; the checkpoint's meta."""
-        kept = checkpoint.load(found)
-        _refuse_changes(kept.meta.get("job"), self.job, found)
+        assert found.state is not None  # it was looked for as a whole one
+        _refuse_changes(found.meta.get("job"), self.job, found.path)
         try:
-            self._runtime.load_state_dict(kept.state)
-            rows, following = kept.meta["rows"], kept.meta["next_row"]
+            self._runtime.load_state_dict(found.state)
+            rows, following = found.meta["rows"], found.meta["next_row"]
             if min(rows, following) < 0:
                 raise ValueError(f"rows {rows}, next_row {following}")
             return {
                 "rows": int(rows),
                 "next_row": int(following),
-                "seconds": float(kept.meta["seconds"]),
+                "seconds": float(found.meta["seconds"]),
             }
         except (ValueError, KeyError, TypeError) as error:
             raise checkpoint.CheckpointError(
-                f"{found}: it cannot be gone on from: {error}"
+                f"{found.path}: it cannot be gone on from: {error}"
             ) from error
 
     def _start_from(self, run: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.run import checkpoint, files, manifest, tensors
+from recollect.run import checkpoint, manifest, tensors
 from recollect.run.checkpoint import CheckpointError, CheckpointWarning, find, load_parameters, save
 
 FILES = (checkpoint.PARAMETERS, checkpoint.META, manifest.MANIFEST)
