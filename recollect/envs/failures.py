@@ -6,6 +6,8 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+
 from recollect.types import EnvError
 
 LIMIT, WINDOW = 10, 600.0
@@ -47,3 +49,8 @@ class Failures:
         if self._told <= TOLD:
             more = ". More of these are only counted" if self._told == TOLD else ""
             warnings.warn(f"{message}: it is tried again{more}", RuntimeWarning, stacklevel=4)
+
+
+def another_seed(seed: int, attempt: int) -> int:
+    """A seed in [0, 2^31) that follows from one with which a reset failed."""
+    return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0]) >> 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -9,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from recollect.types import Array, ConfigError
+from recollect.types import Array, ConfigError, EnvError, Observation
 
 AnyVector = gym.vector.VectorEnv[Any, Any, Any]
 
@@ -74,13 +75,41 @@ def reset_all(env: AnyVector, seeds: Array) -> Any:
     return env.reset(seed=forms[-1])[0]
 
 
-def closing_rows(env: AnyVector, final: Array, slots: list[int]) -> Any:
-    """The closing observations of `slots` as one batch, from an array of objects [E]."""
+def closing(
+    env: AnyVector, env_id: str, info: Mapping[str, Any], slots: list[int]
+) -> tuple[Any, bool]:
+    """A batch with the closing observations of `slots` from SAME_STEP's info.
+
+    Returns:
+        It, and whether it has a row for every slot instead of those alone.
+    Raises:
+        EnvError: they are not there.
+    """
+    final = info.get("final_obs")
+    if final is None:
+        raise EnvError(
+            f"environment {env_id}: slots {slots} ended in SAME_STEP mode without "
+            "info['final_obs'], where their closing observations should be: return it there"
+        )
+    if not (isinstance(final, np.ndarray) and final.dtype == object):
+        return final, True
     space = env.single_observation_space
     empty: Any = create_empty_array(space, len(slots))
-    return concatenate(space, [final[slot] for slot in slots], empty)
+    return concatenate(space, [final[slot] for slot in slots], empty), False
 
 
-def is_objects(final: Any) -> bool:
-    """Whether closing observations come one by one rather than as a batch."""
-    return isinstance(final, np.ndarray) and final.dtype == object
+def prove_the_mask(
+    env_id: str, before: Observation, after: Observation, mask: Array, others: Array
+) -> None:
+    """See that a reset of the slots in `mask` [E] changed none of the `others` [E].
+
+    Raises:
+        EnvError: it did.
+    """
+    for key, array in before.items():
+        if not np.array_equal(array[others], after[key][others], equal_nan=True):
+            raise EnvError(
+                f"environment {env_id}: a reset of slots {np.flatnonzero(mask).tolist()} alone "
+                f"changed observation {key!r} of others: it does not follow "
+                "options['reset_mask'], so wrap it with masked_reset=False"
+            )

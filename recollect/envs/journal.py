@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
-from recollect.types import ActionSpec, Array
+from recollect.envs.restoring import checked
+from recollect.envs.slots import SlotVector
+from recollect.envs.spaces import Encoder
+from recollect.types import Array, Observation
 
 JOURNAL_STEPS = 200_000
 """An episode longer than this cannot be put back."""
@@ -21,14 +25,15 @@ class Journal:
 
     Args:
         slots: E.
-        action: what one action is. Numbers are kept in as few bytes as they need.
-        dtype: of a Box of actions.
+        action_space: of one environment. Numbers are kept in as few bytes as they need.
     """
 
-    def __init__(self, slots: int, action: ActionSpec, dtype: np.dtype[Any]) -> None:
-        if action.discrete:
-            dtype = np.min_scalar_type(action.num_actions - 1)
-        self._shape = action.shape
+    def __init__(self, slots: int, action_space: gym.Space[Any]) -> None:
+        dtype = np.dtype(action_space.dtype)
+        if isinstance(action_space, gym.spaces.Discrete):
+            first, last = int(action_space.start), int(action_space.start + action_space.n - 1)
+            dtype = np.result_type(np.min_scalar_type(first), np.min_scalar_type(last))
+        self._shape = tuple(action_space.shape or ())
         self._rows = np.zeros((64, slots, *self._shape), dtype)
         self._used = 0
         self._begin = np.zeros(slots, np.int64)  # falls below 0 in an episode that is too long
@@ -41,12 +46,15 @@ class Journal:
         self.rewards[mask] = 0
         self._begin[mask] = self._used
 
-    def add(self, actions: Array, rewards: Array) -> None:
-        """Every slot takes one of `actions` [E, ...] and earns one of `rewards` [E] float64."""
+    def add(self, actions: Array) -> None:
+        """Every slot takes one of `actions` [E, ...], as the environment counts them."""
         if self._used == len(self._rows):
             self._make_room()
         self._rows[self._used] = actions
         self._used += 1
+
+    def earn(self, rewards: Array) -> None:
+        """Every slot earns one of `rewards` [E] float64."""
         with np.errstate(over="ignore", invalid="ignore"):
             self.rewards += rewards
 
@@ -114,19 +122,45 @@ class Journal:
         self._begin -= first
 
 
-def checked(state: Mapping[str, Any], name: str, dtype: Any, shape: tuple[int, ...]) -> Array:
-    """A copy of the saved array `name`.
+def live_again(
+    env: SlotVector,
+    journal: Journal,
+    encoder: Encoder,
+    observation: Observation,
+    ended: Array,
+) -> dict[int, str]:
+    """Put back the episodes of a journal, in the slots that have not `ended` [E].
 
-    Raises:
-        ValueError: it is missing, no array, or has another dtype or shape.
+    Args:
+        env: where they are to go on.
+        journal: theirs.
+        encoder: of its observations.
+        observation: what was seen last.
+        ended: slots in which there is nothing to put back.
+    Returns:
+        By slot, why its episode is not what it was.
     """
-    array = state.get(name)
-    wanted = f"an array {np.dtype(dtype)} of shape {shape} was wanted"
-    if not isinstance(array, np.ndarray):
-        came = "is missing" if name not in state else f"is {type(array).__name__}"
-        raise ValueError(f"saved {name!r} of environments {came}, {wanted}")
-    if array.dtype != dtype or array.shape != shape:
-        raise ValueError(
-            f"saved {name!r} of environments is {array.dtype} of shape {array.shape}, {wanted}"
-        )
-    return array.copy()
+    steps, seeds = journal.steps(), journal.seeds
+    long = f"its episode has more than {JOURNAL_STEPS:,} steps, the most that are remembered"
+    reasons = dict.fromkeys(np.flatnonzero((steps < 0) & ~ended).tolist(), long)
+    slots = np.flatnonzero((steps >= 0) & ~ended).tolist()
+    if not slots:
+        return reasons
+    actions = np.concatenate([journal.actions(slot) for slot in slots])
+    batch, rewards, faults = env.replay(
+        slots, seeds[slots].tolist(), steps[slots].tolist(), actions
+    )
+    now = encoder.encode(batch, range(len(ended)), {})
+    for slot in slots:
+        other = [key for key in now if now[key][slot].tobytes() != observation[key][slot].tobytes()]
+        earned, wanted = rewards[slot], journal.rewards[slot]
+        again = f"repeating the {steps[slot]} steps since its reset"
+        if slot in faults.wrong:
+            reasons[slot] = f"{again}: {faults.wrong[slot]}"
+        elif other:
+            reasons[slot] = f"{again} led to another observation {other[0]!r}: it does not do the "
+            reasons[slot] += "same from the same seed"
+        elif earned.tobytes() != wanted.tobytes():
+            reasons[slot] = f"{again} earned {earned} and not {wanted}: it does not do the same "
+            reasons[slot] += "from the same seed"
+    return reasons

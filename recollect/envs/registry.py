@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from types import ModuleType
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from gymnasium.envs import registration
 
 from recollect.envs.slots import Slots
 from recollect.envs.spaces import Encoder, action_spec
+from recollect.envs.supervise import Supervised
 from recollect.envs.vector import VectorEnv
 from recollect.types import ConfigError, EnvSpec
 
@@ -77,22 +79,57 @@ def describe(env_id: str, kwargs: Mapping[str, object] | None = None) -> tuple[E
         return spec, (env.observation_space, env.action_space)
 
 
-def make(env_id: str, num_envs: int, kwargs: Mapping[str, object] | None = None) -> VectorEnv:
-    """A vector of `num_envs` environments, stepped in turn in this process.
+def maker(
+    env_id: str, kwargs: Mapping[str, object] | None = None
+) -> tuple[str, Callable[[], gym.Env[Any, Any]]]:
+    """The id with its version, and what makes one such environment; errors as of `describe`."""
+    env_id, found = _find(env_id)
+    return env_id, lambda: _make_one(env_id, found, kwargs or {})
+
+
+def make(
+    env_id: str,
+    num_envs: int,
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    processes: int = 0,
+    deadline: float = 60.0,
+) -> VectorEnv:
+    """A vector of `num_envs` environments, stepped in turn in this process or in others.
+
+    In processes of their own they may also hang, exit or crash, and give the same, bit for bit.
 
     An id that has only a vector entry point is made through that.
 
     Args:
         env_id: as in `describe`.
         num_envs: E, at least 1.
-        kwargs: as in `describe`.
+        kwargs: as in `describe`; for other processes only what JSON can say.
+        processes: over how many processes the slots are spread; 0 is this process.
+        deadline: seconds that one call of an environment may take in another process; it is killed
+            and replaced then.
     Raises:
-        ConfigError: as in `describe`.
+        ConfigError: as in `describe`; or such an environment cannot be made in other processes.
+        EnvError: environments of the same id differ, or one cannot be made in another process.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs is {num_envs}, at least 1 was wanted")
+    if processes < 0 or not 0 < deadline < math.inf:
+        raise ValueError(
+            f"processes is {processes} and deadline {deadline}, 0 or more and seconds above 0 were "
+            "wanted"
+        )
     env_id, found = _find(env_id)
     kwargs = dict(kwargs or {})
+    if processes and found.entry_point is None:
+        raise ConfigError(
+            f"environment {env_id!r} is made only as a whole vector, which cannot be spread over "
+            "processes: set the number of environment processes to 0"
+        )
+    if processes:
+        spec, spaces = describe(env_id, kwargs)
+        apart = Supervised(env_id, kwargs, num_envs, spaces, processes, deadline)
+        return VectorEnv(apart, env_id, kwargs, max_episode_steps=spec.max_episode_steps)
     if found.entry_point is None:
         made = _make_vector(env_id, found, num_envs, kwargs)
         try:

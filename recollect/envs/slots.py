@@ -22,7 +22,7 @@ from recollect.envs import calls
 from recollect.envs.spaces import Encoder
 from recollect.types import Array, EnvError
 
-MAKE, RESET, STEP, REPLAY, CLOSE = "being made", "reset", "step", "replay", "close"
+MAKE, RESET, STEP, REPLAY, CLOSE = "construction", "reset", "step", "replay", "close"
 LONGEST_MESSAGE = 500
 """Characters of an environment's own message that are passed on."""
 
@@ -84,7 +84,7 @@ class SlotVector(gym.vector.VectorEnv[Any, Any, Any]):
 
         Args:
             slots: [n] which. seeds: [n]. steps: [n] how many actions each took.
-            actions: [sum of steps, ...] one slot's after the other's.
+            actions: [sum of steps, ...] one slot's after the other's, of any dtype that holds them.
         Returns:
             The batch of observations after it; the sums of rewards, float64 [E], added in order;
             what went wrong, also where an episode ended.
@@ -175,6 +175,7 @@ class Slots(SlotVector):
         self, slots: Sequence[int], seeds: Sequence[int], steps: Sequence[int], actions: Array
     ) -> tuple[Any, Array, Faults]:
         """Live episodes again; see `SlotVector.replay`."""
+        actions = actions.astype(self.single_action_space.dtype)
         faults, at = Faults(), 0
         with self._noting():
             for slot, seed, count in zip(slots, seeds, steps, strict=True):
@@ -189,7 +190,6 @@ class Slots(SlotVector):
         what = {
             STEP: f"step {self._steps - self._begun[own]} of episode {episode}",
             RESET: f"reset for episode {episode}",
-            CLOSE: "being closed",
         }.get(verb, verb)
         return f"environment {self.env_id}, slot {slot}: {what}"
 
@@ -234,7 +234,7 @@ class Slots(SlotVector):
             self._episodes[slot] += 1
             self._begun[slot] = self._steps
             self._note(self._first + slot, RESET)
-            given = env.reset(seed=seed)
+            given: Any = env.reset(seed=seed)
             if not isinstance(given, tuple) or len(given) != 2:
                 return f"reset gave {_short(given)}, (observation, info) was wanted: mend its reset"
             wrong = self._encoder.put(given[0], self._arrays.observation, slot)
@@ -251,7 +251,7 @@ class Slots(SlotVector):
         assert env is not None
         self._note(self._first + slot, verb)
         try:
-            given = env.step(action)
+            given: Any = env.step(action)
             if not isinstance(given, tuple) or len(given) != 5:
                 return 0.0, False, False, f"step gave {_short(given)}, " + _FIVE
             observation, reward, terminated, truncated, _ = given
@@ -339,7 +339,6 @@ def _raised(verb: str, error: BaseException) -> str:
     said = " ".join(str(error).split())
     if len(said) > LONGEST_MESSAGE:
         said = f"{said[:LONGEST_MESSAGE]}..."
-    verb = {MAKE: "making it anew"}.get(verb, verb)
     kind = type(error).__name__ + (f": {said}" if said else "")
     return f"{verb} raised {kind} ({where.filename}, line {where.lineno})"
 

@@ -27,8 +27,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from recollect.envs import foreign
-from recollect.envs.failures import LIMIT, Failures
-from recollect.envs.journal import JOURNAL_STEPS, Journal, checked
+from recollect.envs.failures import LIMIT, Failures, another_seed
+from recollect.envs.journal import Journal, live_again
+from recollect.envs.restoring import saved_dict, saved_vector
 from recollect.envs.slots import Faults, SlotVector
 from recollect.envs.spaces import Encoder, action_spec, first_action
 from recollect.types import Array, EnvError, EnvSpec, NotFiniteError, Observation, VectorStep
@@ -86,7 +87,7 @@ class VectorEnv:
         self._waiting = self._resetting = False  # whether any of the two has a True
         self._first: Observation = {}  # SAME_STEP: first observations of the episodes begun
         self._first_faults: dict[int, str] = {}
-        self._journal = Journal(self.num_envs, self.spec.action, self._dtype)
+        self._journal = Journal(self.num_envs, env.single_action_space)
         self._afresh = False  # everything must be reset, though there is an observation
 
     @property
@@ -154,11 +155,13 @@ class VectorEnv:
                 f"actions have shape {actions.shape}, {self._action_shape} was wanted: one action "
                 "for each slot"
             )
+        # As the environment counts them, in its dtype; a copy, for it may write into it.
+        given = actions.astype(self._dtype) + self._first_action
+        if self._own:
+            self._journal.add(given)
         self._last = None  # an error below leaves the slots apart: only a reset helps then
         try:
-            batch, rewards, terminations, truncations, info = self._env.step(
-                self._named_so(actions)
-            )
+            batch, rewards, terminations, truncations, info = self._env.step(given)
         except Exception as error:
             error.add_note(f"while stepping {self.spec.id} x {self.num_envs}")
             raise
@@ -169,7 +172,7 @@ class VectorEnv:
         faults = dict(found.wrong)
         observation = self._encoded(batch, faults)
         if self._own:
-            self._journal.add(actions, rewards)
+            self._journal.earn(rewards)
         valid = self._all_valid
         if self._resetting:
             valid = ~self._pending
@@ -237,7 +240,8 @@ class VectorEnv:
         if self._masked:
             fresh = self._begin(mask, seeds, "restart")
             if not self._mask_is_proven:
-                self._prove_the_mask(fresh, mask)
+                others = ~mask & ~self._ended
+                foreign.prove_the_mask(self.spec.id, self._last, fresh, mask, others)
         else:
             running = np.flatnonzero(mask & ~self._ended).tolist()
             if running:
@@ -285,37 +289,23 @@ class VectorEnv:
         Raises:
             ValueError: the state is not one of so many slots and such spaces.
         """
-        count, failures, started = (state.get(key) for key in ("num_envs", "failures", "started"))
-        if count != self.num_envs:
-            raise ValueError(f"saved environments have {count!r} slots, {self.num_envs} are here")
-        if type(failures) is not int or failures < 0 or type(started) is not bool:
-            raise ValueError(
-                f"saved environments have failures {failures!r} and started {started!r}, a number "
-                "from 0 and True or False were wanted"
-            )
+        saved = saved_vector(state, self.num_envs, self._encoder.specs)
         reasons: dict[int, str] = {}
-        observation: Observation | None = None
-        ended = np.zeros(self.num_envs, np.bool_)
-        if started:
-            saved = _mapping(state, "observation")
-            observation = {
-                key: checked(saved, key, spec.dtype, (self.num_envs, *spec.shape))
-                for key, spec in self._encoder.specs.items()
-            }
-            ended = checked(state, "ended", np.bool_, (self.num_envs,))
-            if self._own:
-                self._journal.load_state_dict(_mapping(state, "journal"))
-                reasons = self._live_again(self._own, observation, ended)
-            else:
-                why = "a vector environment made elsewhere can neither save nor repeat an episode"
-                reasons = dict.fromkeys(self._slots, why)
+        if saved.observation and self._own:
+            self._journal.load_state_dict(saved_dict(state, "journal"))
+            reasons = live_again(
+                self._own, self._journal, self._encoder, saved.observation, saved.ended
+            )
+        elif saved.observation:
+            why = "a vector environment made elsewhere can neither save nor repeat an episode"
+            reasons = dict.fromkeys(self._slots, why)
         self._forget()
-        self._failures.total = failures
-        self._ended = ended
+        self._failures.total = saved.failures
+        self._ended = saved.ended
         self._ended[[*reasons]] = True
         self._waiting = bool(self._ended.any())
         self._afresh = bool(reasons) and self._own is None
-        self._last = observation
+        self._last = saved.observation
         return {slot: self._named(slot, why) for slot, why in reasons.items()}
 
     def close(self) -> None:
@@ -328,10 +318,6 @@ class VectorEnv:
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._pending = np.zeros(self.num_envs, np.bool_)
         self._waiting = self._resetting = self._afresh = False
-
-    def _named_so(self, actions: Array) -> Array:
-        """Actions as the environment counts them, in its dtype; a copy, it may write into it."""
-        return actions.astype(self._dtype) + self._first_action
 
     def _begin(self, mask: Array, seeds: Array, verb: str) -> Observation:
         """First observations in the slots of `mask`; a slot that fails is tried again."""
@@ -355,39 +341,12 @@ class VectorEnv:
             for slot in sorted(wrong.keys() - found.innocent):
                 self._failures.add(wrong[slot])
                 self._failures.warn(wrong[slot])
-                seeds[slot] = _another_seed(int(given[slot]), attempt)
+                seeds[slot] = another_seed(int(given[slot]), attempt)
             left = np.isin(self._slots, [*wrong])
         raise EnvError(
             f"{wrong[min(wrong)]}; {LIMIT + 1} seeds were tried one after the other: mend the "
             "environment, no episode can begin there"
         )
-
-    def _live_again(
-        self, env: SlotVector, observation: Observation, ended: Array
-    ) -> dict[int, str]:
-        """Replay the journal; why slots did not come out as they were."""
-        steps, seeds = self._journal.steps(), self._journal.seeds
-        long = f"its episode has more than {JOURNAL_STEPS:,} steps, the most that are remembered"
-        reasons = dict.fromkeys(np.flatnonzero((steps < 0) & ~ended).tolist(), long)
-        slots = np.flatnonzero((steps >= 0) & ~ended).tolist()
-        if not slots:
-            return reasons
-        actions = np.concatenate([self._journal.actions(slot) for slot in slots])
-        batch, rewards, faults = env.replay(
-            slots, seeds[slots].tolist(), steps[slots].tolist(), self._named_so(actions)
-        )
-        fresh = self._encoded(batch, {})
-        for slot in slots:
-            was, now = self._journal.rewards[slot], rewards[slot]
-            other = [k for k in fresh if fresh[k][slot].tobytes() != observation[k][slot].tobytes()]
-            again = f"the {steps[slot]} steps since its reset, taken again, "
-            if slot in faults.wrong:
-                reasons[slot] = f"put back by taking its steps again: {faults.wrong[slot]}"
-            elif other:
-                reasons[slot] = f"{again}led to another observation {other[0]!r}"
-            elif was.tobytes() != now.tobytes():
-                reasons[slot] = f"{again}earned {now:g} and not {was:g}"
-        return reasons
 
     def _checked(self, seeds: Array) -> Array:
         seeds = np.asarray(seeds)
@@ -412,18 +371,12 @@ class VectorEnv:
     ) -> Observation:
         """`first` with the closing observations from SAME_STEP's info in the slots that ended."""
         slots: list[int] = np.flatnonzero(ended).tolist()
-        final = info.get("final_obs")
-        if final is None:
-            raise EnvError(
-                f"environment {self.spec.id}: slots {slots} ended in SAME_STEP mode without "
-                "info['final_obs'], where their closing observations should be: return it there"
-            )
         found: dict[int, str] = {}
-        if foreign.is_objects(final):
-            rows = foreign.closing_rows(self._env, final, slots)
+        rows, whole = foreign.closing(self._env, self.spec.id, info, slots)
+        if whole:  # of which only the slots that ended are meant
+            closing = {key: array[slots] for key, array in self._encoded(rows, found).items()}
+        else:
             closing = self._encoded(rows, found, slots)
-        else:  # the whole batch, of which only the slots that ended are meant
-            closing = {key: array[slots] for key, array in self._encoded(final, found).items()}
         faults.update({slot: found[slot] for slot in slots if slot in found})
         return {key: _replaced(array, ended, closing[key]) for key, array in first.items()}
 
@@ -437,17 +390,6 @@ class VectorEnv:
             )
         return array
 
-    def _prove_the_mask(self, fresh: Observation, mask: Array) -> None:
-        assert self._last is not None
-        others = ~mask & ~self._ended
-        for key, array in self._last.items():
-            if not np.array_equal(array[others], fresh[key][others], equal_nan=True):
-                raise EnvError(
-                    f"environment {self.spec.id}: a reset of slots {np.flatnonzero(mask).tolist()} "
-                    f"alone changed observation {key!r} of others: it does not follow "
-                    "options['reset_mask'], so wrap it with masked_reset=False"
-                )
-
     def _named(self, slot: int, what: str) -> str:
         return f"environment {self.spec.id}, slot {slot}: {what}"
 
@@ -458,18 +400,6 @@ class VectorEnv:
                 f"{self._named(slot, faults[slot])} from {verb}: mend the environment, no episode "
                 "can begin there"
             )
-
-
-def _another_seed(seed: int, attempt: int) -> int:
-    """A seed in [0, 2^31) that follows from one that failed."""
-    return int(np.random.SeedSequence((seed, attempt)).generate_state(1)[0]) >> 1
-
-
-def _mapping(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = state.get(name)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"saved {name!r} of environments is {type(value).__name__}, not a dict")
-    return value
 
 
 def _replaced(array: Array, mask: Array, rows: Array) -> Array:
