@@ -149,7 +149,14 @@ def test_wrong_words_are_answered_by_one_line_before_torch_is_loaded(
 
 def test_help_and_version_load_nothing_heavy(tmp_path: Path) -> None:
     lines = [[], ["--help"], ["--version"], ["train", "--help"], ["train", "drqn", "-h"]]
-    lines += [["evaluate", "--help"], ["plot", "--help"], ["record", "-h"], ["inspect", "-h"], ["help"], ["help", "train"]]
+    lines += [
+        ["evaluate", "--help"],
+        ["plot", "--help"],
+        ["record", "-h"],
+        ["inspect", "-h"],
+        ["help"],
+        ["help", "train"],
+    ]
     answers = in_one_process(lines, tmp_path)
     assert [(code, err, loaded) for code, _, err, loaded in answers] == [(0, "", [])] * len(lines)
     texts = [out for _, out, _, _ in answers]
