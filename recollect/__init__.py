@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recollect.evaluation import LoadedAgent, evaluate, load
-    from recollect.training import Job, Run, prepare, train
+    from recollect.training import Job, Run, prepare, resume, train
     from recollect.types import ConfigError
 
 __version__ = "0.1.0"
-__all__ = ["ConfigError", "Job", "LoadedAgent", "Run", "evaluate", "load", "prepare", "train"]
+__all__ = [
+    "ConfigError", "Job", "LoadedAgent", "Run", "evaluate", "load", "prepare", "resume", "train",
+]  # fmt: skip
 
 _HOMES = {
-    **dict.fromkeys(("Job", "Run", "prepare", "train"), "recollect.training"),
+    **dict.fromkeys(("Job", "Run", "prepare", "resume", "train"), "recollect.training"),
     **dict.fromkeys(("LoadedAgent", "evaluate", "load"), "recollect.evaluation"),
     "ConfigError": "recollect.types",
 }

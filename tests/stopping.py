@@ -34,7 +34,9 @@ def main(folder: str, asked: dict[str, Any]) -> None:
     stopped = False
     try:
         if asked["train"] is not None:
-            recollect.train(run_dir=folder, **asked["train"])
+            given = asked["train"]
+            given["torso_sizes"] = tuple(given["torso_sizes"])
+            recollect.train(run_dir=folder, **given)
         else:
             recollect.resume(folder, **asked["resume"])
     except Interrupted:

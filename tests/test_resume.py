@@ -63,7 +63,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "CartPole, supervised": {"agent": "r2d2", "env": "CartPole-v1", "env_processes": 2},
     "ALE": {
         "agent": "r2d2",
-        "env": "ALE/Pong-v5",
+        "env": "ale_py:ALE/Pong-v5",
         "env_kwargs": {"obs_type": "ram"},
         "actors": 1,
     },
@@ -76,15 +76,12 @@ def job(name: str, env_steps: int) -> dict[str, Any]:
     return {**SMALL, **JOBS[name], "env_steps": env_steps}
 
 
-def process(folder: Path, train: dict[str, Any] | None, stop: int | None) -> dict[str, Any]:
+def process(
+    folder: Path, train: dict[str, Any] | None, stop: int | None, checkpoint_seconds: float
+) -> dict[str, Any]:
     """Train in `folder`, or go on there, in a new process; what it says of itself."""
-    # Checkpoints as often as can be: they must change nothing.
-    keeping = {"checkpoint_seconds": 1e-6}
-    asked = {
-        "train": train and {**train, **keeping},
-        "resume": keeping,
-        "stop": stop,
-    }
+    keeping = {"checkpoint_seconds": checkpoint_seconds}
+    asked = {"train": train and {**train, **keeping}, "resume": keeping, "stop": stop}
     done = subprocess.run(
         [sys.executable, "-m", "tests.stopping", str(folder), json.dumps(asked)],
         capture_output=True,
@@ -108,15 +105,16 @@ def everything(run: Path) -> tuple[str, dict[str, np.ndarray], list[dict[str, An
 def assert_resumes_exactly(tmp_path: Path, name: str, env_steps: int, stops: int) -> None:
     asked = job(name, env_steps)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    looks = process(whole, {**asked, "checkpoint_seconds": 1e6}, None)["looks"]
+    looks = process(whole, asked, None, 1e6)["looks"]
     rng = np.random.default_rng(stops)
     at = np.sort(rng.choice(np.arange(1, looks), stops, replace=False))
     # Each process begins to count anew.
     for number, stop in enumerate(np.diff(at, prepend=0).tolist()):
-        said = process(cut, None if number else asked, max(1, stop))
+        # Checkpoints meanwhile must change nothing.
+        said = process(cut, None if number else asked, max(1, stop), 0.3)
         assert said["stopped"]
         assert json.loads((cut / "status.json").read_text())["state"] == "preempted"
-    assert not process(cut, None, None)["stopped"]
+    assert not process(cut, None, None, 0.3)["stopped"]
     found, wanted = everything(cut), everything(whole)
     assert found[2] == wanted[2]
     assert found[1].keys() == wanted[1].keys()

@@ -75,7 +75,7 @@ class R2D2Config:
     actors: int = 256  # environment slots of the whole run; section 2.3
     actor_processes: int = 1  # parts over which the slots are spread [ours]
     env_processes: int = 0  # supervised processes for a part's environments, 0: in its own [ours]
-    env_deadline: float = 60.0  # seconds one call of an environment may take, 0: for ever [ours]
+    env_deadline: float = 60.0  # seconds that one call of an environment may take [ours]
     epsilon_base: float = 0.4  # epsilon of the most exploring slot [Ape-X]
     epsilon_alpha: float = 7.0  # the last slot has base^(1 + alpha) [Ape-X]
     refresh_period: int = 400  # a slot's steps between two fetches of parameters; table 2
@@ -156,13 +156,13 @@ class R2D2Config:
 _POSITIVE = (
     "actors actor_processes refresh_period trace_length period n_step replay_steps replay_ratio "
     "batch_size learning_rate adam_epsilon max_gradient_norm target_period publish_period hidden "
-    "evaluation_episodes rescaling_epsilon reward_scale"
+    "evaluation_episodes rescaling_epsilon reward_scale env_deadline"
 )
 _FRACTIONS = "epsilon_base gamma eta priority_exponent importance_exponent evaluation_epsilon"
 _TOTALS = ("updates", "learned_steps", "learned_windows", "learned_windows_mid_episode")
 _COUNTS = (
     "huber decay_steps epsilon_alpha burn_in replay_bytes min_replay_steps env_processes "
-    "env_deadline pre_core head_hidden evaluation_period"
+    "pre_core head_hidden evaluation_period"
 )
 
 

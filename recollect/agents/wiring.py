@@ -219,10 +219,13 @@ def make_env(config: Any, env_spec: EnvSpec, slots: int) -> VectorEnv:
     """Environments for so many slots, in this process or in supervised ones."""
     from recollect.envs import registry
 
-    how: dict[str, Any] = {}
-    if config.env_processes:
-        how = {"processes": config.env_processes, "deadline": config.env_deadline}
-    return registry.make(env_spec.id, slots, dict(env_spec.kwargs), **how)
+    return registry.make(
+        env_spec.id,
+        slots,
+        dict(env_spec.kwargs),
+        processes=config.env_processes,
+        deadline=config.env_deadline,
+    )
 
 
 def make_actor(

@@ -78,7 +78,8 @@ class Table:
         if sorted([*rows, *free]) != list(range(used)):
             raise ValueError("the saved rows and free rows do not fit: the state is damaged")
         lines = np.reshape(values, (len(rows), self.rows.shape[1] - 2))
-        self.ensure(used)
+        while len(self.rows) < used:  # to the room it had: it grew row by row
+            self.ensure(len(self.rows) + 1)
         self.used, self.free = used, list(free)
         for row, line in zip(rows, lines, strict=True):
             self._link(row, line)

@@ -1,19 +1,35 @@
 """The generators everybody in a process shares, as arrays and numbers.
 
 recollect draws nothing from them: its numbers are counter-based. An environment or a network of a
-user's may.
+user's may, and its runs are to be repeatable too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from recollect import states
+from recollect.maths import philox
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, the generators draw what `seed` says; afterwards they go on where they were."""
+    before = state_dict()
+    word = int(philox.seeds(seed, philox.Purpose.INITIALISATION, 0, 0, 1))
+    random.seed(word)
+    np.random.seed(word % 2**32)
+    torch.manual_seed(word)
+    try:
+        yield
+    finally:
+        load_state_dict(before)
 
 
 def state_dict() -> dict[str, Any]:

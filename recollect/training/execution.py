@@ -194,12 +194,14 @@ def _carry_on(
 ) -> Run:
     """Train in a folder that is ours, from a checkpoint if there is one, and end in good order."""
     from recollect.run import curves
+    from recollect.runtime import randomness
     from recollect.training.loop import Training
 
     title = f"{job.agent} on {job.env.id}, seed {job.seed}"
     with (
         Progress(job.env_steps, title, quiet=not verbose) as progress,
         progress.warnings(),
+        randomness.seeded(job.seed),
         Stop(on_first=lambda: progress.line("stopping: saving a checkpoint")) as stop,
         contextlib.closing(Training(job, folder, program, progress, stop, found)) as training,
     ):

@@ -133,11 +133,8 @@ class Training:
                     episodes,
                     self.job.seed,
                     interrupted=self._must_stop,
-                    **(
-                        {"processes": config.env_processes, "deadline": config.env_deadline}
-                        if config.env_processes
-                        else {}
-                    ),
+                    processes=config.env_processes,
+                    deadline=config.env_deadline,
                 )
             mean = float(played.returns.mean())
         except InterruptedEvaluation:
@@ -223,7 +220,7 @@ class Training:
 
     def _watchdog(self) -> contextlib.AbstractContextManager[Any]:
         config = self.job.config
-        if config.env_processes or not config.env_deadline:
+        if config.env_processes:
             return contextlib.nullcontext()
         return Watchdog(calls.current, config.env_deadline, self._tell_of_hang)
 
