@@ -32,7 +32,8 @@ class Journal:
         dtype = np.dtype(action_space.dtype)
         if isinstance(action_space, gym.spaces.Discrete):
             first, last = int(action_space.start), int(action_space.start + action_space.n - 1)
-            dtype = np.result_type(np.min_scalar_type(first), np.min_scalar_type(last))
+            kinds = map(np.iinfo, (np.uint8, np.int8, np.int16, np.int32, np.int64))
+            dtype = next(k.dtype for k in kinds if k.min <= first and last <= k.max)
         self._shape = tuple(action_space.shape or ())
         self._rows = np.zeros((64, slots, *self._shape), dtype)
         self._used = 0

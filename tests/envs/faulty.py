@@ -112,7 +112,7 @@ class Wild(gym.Env):
         self.what, self.t = what, 0
 
     def _drawn(self, what: str) -> float:
-        return np.random.random() if self.what == what else 0.5  # noqa: NPY002
+        return np.random.random() if self.what == what else 0.5
 
     def reset(self, *, seed=None, options=None):
         self.t = 0
@@ -159,5 +159,13 @@ class Reach(gym.Env):
         return self._seen(), float(self.x.sum() / 3), bool(abs(self.x[0]) > 4), self.t >= 50, {}
 
 
-for name, kind in (("Faulty", Faulty), ("Odd", Odd), ("Wild", Wild), ("Reach", Reach)):
-    gym.register(f"tests/{name}-v0", entry_point=kind)
+class Slow(Faulty):
+    """Takes 0.1 s a step, and ends late."""
+
+    def step(self, action):
+        time.sleep(0.1)
+        return *super().step(action)[:2], False, False, {}
+
+
+for kind in (Faulty, Odd, Wild, Reach, Slow):
+    gym.register(f"tests/{kind.__name__}-v0", entry_point=kind)
