@@ -32,8 +32,8 @@ class Journal:
         dtype = np.dtype(action_space.dtype)
         if isinstance(action_space, gym.spaces.Discrete):
             first, last = int(action_space.start), int(action_space.start + action_space.n - 1)
-            kinds = map(np.iinfo, (np.uint8, np.int8, np.int16, np.int32, np.int64))
-            dtype = next(k.dtype for k in kinds if k.min <= first and last <= k.max)
+            kinds = [np.iinfo(kind) for kind in ("u1", "i1", "i2", "i4", "i8")]
+            dtype = next(kind.dtype for kind in kinds if kind.min <= first and last <= kind.max)
         self._shape = tuple(action_space.shape or ())
         self._rows = np.zeros((64, slots, *self._shape), dtype)
         self._used = 0

@@ -73,8 +73,13 @@ def same(a, b):
     return a == b
 
 
-@pytest.mark.parametrize("stop", [0, 1, 23, 150])
-@pytest.mark.parametrize("env_id", KINDS)
+@pytest.mark.parametrize(
+    ("env_id", "stop"),
+    [
+        *((env_id, stop) for env_id in KINDS if env_id != PONG for stop in (0, 1, 23, 150)),
+        (PONG, 61),
+    ],
+)
 def test_c4_put_back_anywhere_it_goes_on_bit_for_bit(env_id, stop):
     """C4: the 300 steps after it are what they would have been."""
     if env_id == PONG:

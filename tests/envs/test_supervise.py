@@ -223,9 +223,9 @@ def test_modules_are_imported_from_the_working_directory(tmp_path, monkeypatch):
 
 
 def test_arguments_and_ids_that_cannot_be_sent_are_refused(monkeypatch):
+    monkeypatch.setattr("recollect.envs.registry.describe", lambda *_: describe(faulty.ID))
     for value in ((1, 2), np.zeros(1), faulty.Faulty):
         with pytest.raises(ConfigError, match=r"argument 'size' is \w+, and only text, numbers"):
-            monkeypatch.setattr("recollect.envs.registry.describe", lambda *_: describe(faulty.ID))
             make(faulty.ID, 1, {"size": value}, processes=1)
     monkeypatch.undo()
     with pytest.raises(ConfigError, match=r"'tests/Faulty-v0' is registered.*module:Name-v0 impor"):
