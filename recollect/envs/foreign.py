@@ -75,6 +75,22 @@ def reset_all(env: AnyVector, seeds: Array) -> Any:
     return env.reset(seed=forms[-1])[0]
 
 
+def one_each(env_id: str, slots: int, values: Any, dtype: Any, name: str) -> Array:
+    """A copy [slots] of what a step gave for each slot.
+
+    Raises:
+        EnvError: it has another shape.
+    """
+    with np.errstate(over="ignore"):  # what does not fit float32 is inf, and a fault
+        array = np.array(values, dtype)
+    if array.shape != (slots,):
+        raise EnvError(
+            f"environment {env_id}: {name} has shape {array.shape}, ({slots},) was wanted: one for "
+            "each slot"
+        )
+    return array
+
+
 def closing(
     env: AnyVector, env_id: str, info: Mapping[str, Any], slots: list[int]
 ) -> tuple[Any, bool]:

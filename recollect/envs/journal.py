@@ -32,7 +32,8 @@ class Journal:
         dtype = np.dtype(action_space.dtype)
         if isinstance(action_space, gym.spaces.Discrete):
             first, last = int(action_space.start), int(action_space.start + action_space.n - 1)
-            dtype = np.result_type(np.min_scalar_type(first), np.min_scalar_type(last))
+            kinds = [np.iinfo(kind) for kind in ("u1", "i1", "i2", "i4", "i8")]
+            dtype = next(kind.dtype for kind in kinds if kind.min <= first and last <= kind.max)
         self._shape = tuple(action_space.shape or ())
         self._rows = np.zeros((64, slots, *self._shape), dtype)
         self._used = 0

@@ -19,6 +19,7 @@ a reset that is tried again. Those also keep a journal, from which episodes can 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -165,9 +166,10 @@ class VectorEnv:
         except Exception as error:
             error.add_note(f"while stepping {self.spec.id} x {self.num_envs}")
             raise
-        reward = self._vector(rewards, np.float32, "reward")
-        terminated = self._vector(terminations, np.bool_, "terminated")
-        truncated = self._vector(truncations, np.bool_, "truncated")
+        one_each = partial(foreign.one_each, self.spec.id, self.num_envs)
+        reward = one_each(rewards, np.float32, "reward")
+        terminated = one_each(terminations, np.bool_, "terminated")
+        truncated = one_each(truncations, np.bool_, "truncated")
         found: Faults = info["faults"] if self._own else Faults()
         faults = dict(found.wrong)
         observation = self._encoded(batch, faults)
@@ -379,16 +381,6 @@ class VectorEnv:
             closing = self._encoded(rows, found, slots)
         faults.update({slot: found[slot] for slot in slots if slot in found})
         return {key: _replaced(array, ended, closing[key]) for key, array in first.items()}
-
-    def _vector(self, values: Any, dtype: Any, name: str) -> Array:
-        with np.errstate(over="ignore"):  # what does not fit float32 is inf, and a fault
-            array = np.array(values, dtype)  # always a copy
-        if array.shape != (self.num_envs,):
-            raise EnvError(
-                f"environment {self.spec.id}: {name} has shape {array.shape}, ({self.num_envs},) "
-                "was wanted: one for each slot"
-            )
-        return array
 
     def _named(self, slot: int, what: str) -> str:
         return f"environment {self.spec.id}, slot {slot}: {what}"

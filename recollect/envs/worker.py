@@ -40,7 +40,11 @@ def main() -> None:
         signal.signal(number, lambda *_: None)  # the parent decides
     _end_with(parent)
     os.dup2(2, 1)  # what environments print
-    with socket.socket(fileno=line) as connection, connection.makefile("rb") as orders:
+    with (
+        suppress(BrokenPipeError, ConnectionResetError),  # nobody wants the answer any more
+        socket.socket(fileno=line) as connection,
+        connection.makefile("rb") as orders,
+    ):
         _serve(connection, orders, memory)
 
 

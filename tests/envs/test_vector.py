@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -12,8 +13,10 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from recollect.envs.registry import make, wrap
-from recollect.types import ConfigError
+from recollect.envs.registry import wrap
+from recollect.envs.slots import Slots
+from recollect.envs.vector import VectorEnv
+from recollect.types import ConfigError, NotFiniteError
 
 DISABLED, SAME_STEP, NEXT_STEP = (
     AutoresetMode.DISABLED,
@@ -415,8 +418,21 @@ def test_what_is_not_finite_is_named(mode, kind, field, name, at, value):
 @pytest.mark.parametrize("mode", MODES)
 def test_a_reset_that_is_not_finite_names_environment_and_slot(mode):
     env = scripted(mode, field="observation", at=0, episode=0, slot=2)
+    with pytest.warns(
+        RuntimeWarning, match=r"environment Scripted-v0, slot 2: .*\[1\] is nan.*tried again"
+    ):
+        first = env.reset(np.zeros(3, np.int64))["observation"]
+    assert first[:2].tolist() == [[0, 0], [0, 0]]
+    assert first[2, 1] > 0, "another seed"
+    assert not env.step(A).faults
+    assert env.failures == 1
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP])
+def test_a_reset_that_is_not_finite_is_refused_where_single_slots_cannot_be_reset(mode):
+    env = scripted(mode, Native, field="observation", at=0, episode=0, slot=2)
     with pytest.raises(
-        RuntimeError, match=r"environment Scripted-v0, slot 2: .*\[1\] is nan.*reset"
+        NotFiniteError, match=r"environment Scripted-v0, slot 2: .*\[1\] is nan.*reset"
     ):
         env.reset(np.zeros(3, np.int64))
     with pytest.raises(RuntimeError, match="step came before reset"):
@@ -432,9 +448,10 @@ def test_a_restart_that_is_not_finite_names_environment_and_slot(mode):
     for _ in range(3):
         step = env.step(A)
         assert not step.faults
-    with pytest.raises(RuntimeError, match=r"Scripted-v0, slot 1: .*\[1\] is nan.*from restart"):
-        env.restart(ALL, np.full(3, 5))
-    assert env.restart(ALL, np.full(3, 6))["observation"].tolist() == [[0, 6]] * 3
+    with pytest.warns(RuntimeWarning, match=r"Scripted-v0, slot 1: .*\[1\] is nan.*tried again"):
+        first = env.restart(ALL, np.full(3, 5))["observation"]
+    assert first[[0, 2]].tolist() == [[0, 5]] * 2
+    assert first[1, 1] not in (0, 5)
 
 
 def test_first_observations_of_native_resets_are_checked_where_they_are_handed_out():
@@ -479,16 +496,13 @@ def test_a_slot_at_fault_can_be_restarted_and_others_go_on():
 def test_an_observation_that_does_not_fit_its_space_is_named_with_its_slot(
     observation, said, monkeypatch
 ):
-    gym.register("RecollectTest/Scripted-v0", entry_point=Scripted)
-    env = make("RecollectTest/Scripted-v0", 3)
+    env = VectorEnv(Slots(Scripted, "Scripted-v0", 3), "Scripted-v0")
     env.reset(np.zeros(3, np.int64))
     bad = env._env.envs[2].unwrapped
     monkeypatch.setattr(bad, "_seen", lambda: observation)
-    with pytest.raises(RuntimeError, match=f"Scripted-v0, slot 2: observation .*{said}.*from step"):
-        env.step(A)
-    with pytest.raises(RuntimeError, match=r"slot 2: .*from reset"):
-        env.reset(np.zeros(3, np.int64))
-    del gym.registry["RecollectTest/Scripted-v0"]
+    faults = env.step(A).faults
+    assert [*faults] == [2]
+    assert re.search(f"Scripted-v0, slot 2: observation .*{said}.*from step", faults[2])
 
 
 def test_a_vector_that_gives_other_shapes_than_its_space_says_is_named():
