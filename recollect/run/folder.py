@@ -21,12 +21,14 @@ import json
 import os
 import platform
 import re
+import stat
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recollect.run import strict_json
 from recollect.types import ConfigError
 
 CONFIG_BYTES_LIMIT = 4 << 20
@@ -259,23 +261,25 @@ def fsync_folder(path: Path) -> None:
 
 
 def read_json(path: Path, bytes_limit: int) -> dict[str, Any]:
-    """The JSON object a file holds.
+    """The JSON object a file holds; it may be a stranger's.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is larger than `bytes_limit`, or not a JSON object; the file is named.
+        ValueError: if it is no regular file, larger than `bytes_limit`, or not a JSON object that
+            `strict_json.parse` accepts; the file is named.
     """
-    with open(path, "rb") as file:
-        data = file.read(bytes_limit + 1)
+    # Without waiting: of a pipe that nobody writes to, opening it would.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path}: expected a regular file, found something else")
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(bytes_limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > bytes_limit:
         raise ValueError(f"{path}: expected at most {bytes_limit:,} bytes, found more")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, found damage ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found a {type(value).__name__}")
-    return value
+    return strict_json.parse(data, path)
 
 
 def reason(error: Exception) -> str:

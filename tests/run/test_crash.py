@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -65,7 +66,6 @@ def die(*_: Any, **__: Any) -> None:
 FAULTS = {
     "EIO": raising(errno.EIO),
     "ENOSPC": raising(errno.ENOSPC),
-    "no links": raising(errno.EPERM),
     "short": short,
 }
 
@@ -142,6 +142,47 @@ def test_a_save_that_fails_anywhere_leaves_the_old_or_the_new(
     print(f"{at - 1} points, {fault}: {sorted(set(faulty.seen))}")
     if fault in ("EIO", "ENOSPC"):
         assert {(OLD, False), (NEW, True)} <= outcomes
+
+
+def test_a_copy_that_fails_anywhere_leaves_the_old_or_the_new(
+    before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C1, where there are no links."""
+
+    def no_link(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    real_link = os.link
+    for at in range(1, 500):
+        folder, writer = copied(before, tmp_path / str(at))
+        faulty = FaultyOs(at, raising(errno.EIO))
+        install(faulty)
+        monkeypatch.setattr(os, "link", no_link)
+        with contextlib.suppress(OSError):
+            save_full(writer, NEW)
+        monkeypatch.setattr(os, "link", real_link)
+        quiet()
+        if len(faulty.seen) < at:
+            break
+        check(folder, writer)
+        shutil.rmtree(folder)
+    else:
+        pytest.fail("no save got through")
+    print(f"{at - 1} points, EIO, copying")
+
+
+def test_everything_is_made_durable_before_it_gets_its_name(before: Path) -> None:
+    writer = Checkpoints(before, resume_from=checkpoint.find(before))
+    faulty = FaultyOs(0, die)
+    install(faulty)
+    saved = save_full(writer, NEW)
+    named = faulty.seen.index("rename")
+    made = faulty.seen[:named]
+    assert made.count("fsync") == made.count("open") + 1  # each file, and the folder at last
+    assert "".join(name[0] for name in made).rpartition("o")[2].startswith("wfcf")  # the manifest's
+    assert faulty.seen[named + 1] == "fsync"  # of the folder above
+    assert faulty.seen.index("unlink") > named
+    assert made.count("open") + made.count("link") == len(os.listdir(saved.path))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
