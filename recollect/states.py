@@ -5,7 +5,7 @@ Each function raises ValueError saying what was wanted and what came, before any
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,13 +50,18 @@ def number(state: Mapping[str, Any], name: str) -> float:
 
 
 def figures(state: Mapping[str, Any], name: str) -> list[dict[str, float]]:
-    """The list of dicts of numbers of this name, each with the keys of the first."""
-    found = member(state, name)
-    if not isinstance(found, list):
-        raise ValueError(f"{name} is {_form(found)}, a list was wanted")
-    if any(not isinstance(each, Mapping) or each.keys() != found[0].keys() for each in found):
-        raise ValueError(f"{name} are not figures of the same names")
-    return [{key: number(each, key) for key in each} for each in found]
+    """The list of dicts of numbers that `columns` made the dict of this name of."""
+    found = part(state, name)
+    arrays = [column(found, key, np.float64).tolist() for key in found]
+    if len({len(array) for array in arrays}) > 1:
+        raise ValueError(f"{name} are not of one length")
+    return [dict(zip(found, values, strict=True)) for values in zip(*arrays, strict=True)]
+
+
+def columns(figures: Sequence[Mapping[str, float]]) -> dict[str, Array]:
+    """Dicts of numbers, all with the same keys, as one array float64 for each key."""
+    keys = figures[0].keys() if figures else ()
+    return {key: np.array([each[key] for each in figures], np.float64) for key in keys}
 
 
 def part(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -232,7 +232,8 @@ class VectorStep:
     `observation` [E, ...] follows the step; where an episode ended it is the *closing* observation,
     never the next episode's first. `valid` is False where the environment used the step to reset
     itself (Gymnasium's NEXT_STEP): nothing happened there, and `observation` is the first of the
-    new episode. `faults` maps an environment's number to what was wrong with what it gave.
+    new episode. `faults` maps an environment's number to what was wrong with what it gave, or with
+    the environment itself; it must be restarted.
     """
 
     observation: Observation

@@ -84,6 +84,7 @@ def evaluate(
         elapsed += step.valid
         carry = policy.advance(state, actions, step)
         ended = ((step.terminated | step.truncated) & step.valid) | (elapsed >= LONGEST)
+        ended[list(step.faults)] = True  # of slots that have played their share
         observation = step.observation
         if ended.any():
             numbers = np.where(ended, numbers + slots, numbers)

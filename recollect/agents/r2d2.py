@@ -360,7 +360,7 @@ class Learner:
             "target": self.target_parameters.numpy(),
             "adam": self.adam.state_dict(),
             "skipped": self.skipped.state_dict(),
-            "figures": [dict(figures) for figures in self._figures],
+            "figures": states.columns(self._figures),
             **{name: getattr(self, name) for name in _TOTALS},
         }
 

@@ -98,10 +98,14 @@ def link_or_copy(source: Path, target: Path, record: FileRecord) -> int:
     except OSError as error:
         if error.errno not in _CANNOT_LINK:
             raise
-    with open_regular(source) as descriptor, NewFile(target) as file:
-        while piece := os.read(descriptor, CHUNK_BYTES):
-            file.write(piece)
-        copied = file.finish()
+    descriptor = _descriptor(source)  # an OSError from here on may be of either file
+    try:
+        with NewFile(target) as file:
+            while piece := os.read(descriptor, CHUNK_BYTES):
+                file.write(piece)
+            copied = file.finish()
+    finally:
+        os.close(descriptor)
     if copied != record:
         raise CheckpointError(f"{source}: expected {record}, found {copied}")
     return copied.bytes
@@ -153,8 +157,20 @@ def open_regular(path: Path) -> Iterator[int]:
     """A descriptor of a regular file, to read from.
 
     Raises:
-        CheckpointError: it is not there, or is a link, a folder, a pipe, a device or a socket.
+        CheckpointError: it is not there, or is a link, a folder, a pipe, a device or a socket; or
+            reading it fails.
     """
+    descriptor = _descriptor(path)
+    try:
+        yield descriptor
+    except OSError as error:
+        found = _reason(error)
+        raise CheckpointError(f"{path}: expected a readable file, found {found}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _descriptor(path: Path) -> int:
     try:
         mode = os.lstat(path).st_mode
         if not stat.S_ISREG(mode):
@@ -164,17 +180,11 @@ def open_regular(path: Path) -> Iterator[int]:
         descriptor = os.open(path, flags)
     except OSError as error:
         raise CheckpointError(f"{path}: expected a file, found {_reason(error)}") from error
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise CheckpointError(f"{path}: expected a regular file, found {_kind(mode)}")
-        yield descriptor
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: expected a readable file, found {_reason(error)}"
-        ) from error
-    finally:
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
+        raise CheckpointError(f"{path}: expected a regular file, found {_kind(mode)}")
+    return descriptor
 
 
 def size_of(descriptor: int) -> int:

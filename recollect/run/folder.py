@@ -31,6 +31,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recollect.run import strict_json
 from recollect.types import ConfigError
 
 LOCK, OWNER, OWNER_BESIDE = ".lock", ".owner.json", ".owner.json.new"
@@ -38,10 +39,6 @@ LOCK_FILES = frozenset((LOCK, OWNER, OWNER_BESIDE))
 """What a lock may have left in a folder that is otherwise empty."""
 
 CONFIG_BYTES_LIMIT = 4 << 20
-JSON_DEPTH_LIMIT = 100
-JSON_DIGITS_LIMIT = 1000
-"""Of one whole number: reading one takes time with the square of its digits."""
-
 RUNS_SHOWN = 5
 PACKAGES = (
     "recollect",
@@ -288,26 +285,18 @@ def fsync_folder(path: Path) -> None:
 
 
 def read_json(path: Path, bytes_limit: int) -> dict[str, Any]:
-    """The JSON object a file holds; it may come from a stranger.
+    """The JSON object a file holds; it may be a stranger's.
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is larger than `bytes_limit`, no regular file, or not a JSON object, or
-            if it is nested deeper or has longer numbers than any of ours; the file is named.
+        ValueError: if it is no regular file, larger than `bytes_limit`, or not a JSON object that
+            `strict_json.parse` accepts; the file is named.
     """
     with open(path, "rb", opener=open_regular) as file:
         data = file.read(bytes_limit + 1)
     if len(data) > bytes_limit:
         raise ValueError(f"{path}: expected at most {bytes_limit:,} bytes, found more")
-    try:
-        value = json.loads(data, parse_int=_parse_int)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected JSON, found damage ({error})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, found a {type(value).__name__}")
-    if data.count(b"[") + data.count(b"{") > JSON_DEPTH_LIMIT and _depth(value) > JSON_DEPTH_LIMIT:
-        raise ValueError(f"{path}: expected at most {JSON_DEPTH_LIMIT} levels of JSON, found more")
-    return value
+    return strict_json.parse(data, path)
 
 
 def open_regular(path: str, flags: int) -> int:
@@ -353,23 +342,6 @@ def _nearest(path: Path) -> str:
             there = "is 1 run" if len(runs) == 1 else f"are {len(runs)} runs"
             return f"There {there} in {path.parent}, none with a name near it"
     return f"There are no runs in {path.parent}"
-
-
-def _parse_int(digits: str) -> int:
-    if len(digits) > JSON_DIGITS_LIMIT:
-        raise ValueError(f"a number of {len(digits):,} digits")
-    return int(digits)
-
-
-def _depth(value: object) -> int:
-    """How deep lists and objects lie in each other."""
-    depth, level = 0, [value]
-    while level := [item for item in level if isinstance(item, dict | list)]:
-        depth += 1
-        level = [
-            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
 
 
 def _memory_bytes() -> int | None:

@@ -95,15 +95,22 @@ def digest(state: Mapping[str, Any]) -> str:
 
 
 def lengths(arrays: Sequence[Array]) -> Array:
-    """[n] int64, bytes of each."""
-    return np.fromiter(map(len, arrays), np.int64, len(arrays))
+    """[n] int64, bytes of each.
+
+    Raises:
+        ValueError: one is no array of bytes.
+    """
+    try:
+        return np.fromiter(map(len, arrays), np.int64, len(arrays))
+    except TypeError as error:
+        raise ValueError(f"a buffer is not an array uint8 [bytes]: {error}") from error
 
 
 def joined(arrays: Sequence[Array], sizes: Array) -> Iterator[bytes | Array]:
     """The bytes of all, one after another, in pieces of about CHUNK_BYTES.
 
     Raises:
-        ValueError: an array is not uint8 [bytes] in C order.
+        ValueError: one is not uint8 [bytes] in C order.
     """
     ends = np.cumsum(sizes)
     total = int(ends[-1]) if len(ends) else 0
@@ -115,17 +122,19 @@ def joined(arrays: Sequence[Array], sizes: Array) -> Iterator[bytes | Array]:
     for count in counts:
         group = list(islice(rest, count))
         wanted = int(sizes[done : done + count].sum())
+        done += count
+        alone = count == 1 and isinstance(group[0], np.ndarray) and group[0].flags.c_contiguous
         try:
-            piece: Any = group[0] if count == 1 else b"".join(cast(list[bytes], group))
-            size = piece.nbytes if isinstance(piece, np.ndarray) else len(piece)
+            piece = group[0] if alone else b"".join(cast(list[bytes], group))
         except (BufferError, TypeError) as error:
             raise ValueError(
                 f"a buffer is not an array uint8 [bytes] in C order: {error}"
             ) from error
-        if size != wanted:
-            raise ValueError("a buffer is not an array uint8 [bytes]")
-        done += count
-        yield np.ascontiguousarray(piece) if isinstance(piece, np.ndarray) else piece
+        if memoryview(cast(bytes, piece)).nbytes != wanted:
+            raise ValueError(
+                "a buffer is not an array uint8 [bytes]: it holds more than its length"
+            )
+        yield piece
 
 
 def below(path: str, key: str) -> str:
