@@ -272,8 +272,10 @@ def test_a_replacement_that_cannot_be_started_is_a_typed_error(tmp_path, monkeyp
 
 
 def test_a_wait_that_was_interrupted_leaves_no_answer_behind(monkeypatch):
-    with closing(make(faulty.ID, 2, processes=2)) as env:
-        env.reset(np.arange(2))
+    with closing(make(faulty.ID, 2, {"how": "raises"}, processes=2)) as env:
+        env.reset(np.array([1, 7]))
+        env.step(np.zeros(2, int))
+        env.step(np.zeros(2, int))  # in the next, slot 1 is at fault
         process = env._env._all[1]
 
         def interrupt(deadline):
