@@ -78,6 +78,7 @@ class Process:
         self._poll = select.poll()
         self._poll.register(ours, select.POLLIN)
         self._made = False
+        self._owed = 0  # answers: more than one if we were interrupted while waiting
         self._board.call[self.number] = 0
         with suppress(Gone):  # `ready` finds it
             self.send(self._job)
@@ -111,6 +112,7 @@ class Process:
         """
         self._sent = monotonic()
         try:
+            self._owed += 1
             self._line.sendall(message)
         except OSError:
             raise Gone(self._how_it_ended("its process took no orders")) from None
@@ -121,6 +123,8 @@ class Process:
         Raises:
             Gone: no answer came.
         """
+        while self._owed > 1:
+            self._answer(self._deadline)
         try:
             return {int(slot): str(what) for slot, what in self._answer(self._deadline).items()}
         except ValueError:
@@ -157,6 +161,7 @@ class Process:
                 raise Gone(self._how_it_ended("its process closed its line"))
             self._unread += some
         message, _, self._unread = self._unread.partition(b"\n")
+        self._owed -= 1
         if message == b"{}":
             return {}
         try:

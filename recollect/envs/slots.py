@@ -243,7 +243,7 @@ class Slots(SlotVector):
         except (Exception, SystemExit) as error:
             return _raised(verb, error)
         self._running[slot] = not wrong
-        return _misfit(RESET, wrong) if wrong else ""
+        return _misfit(RESET, wrong)
 
     def _step(self, slot: int, action: Any, verb: str) -> tuple[float, bool, bool, str]:
         """Reward, flags, and what was wrong or an empty string."""
@@ -256,10 +256,12 @@ class Slots(SlotVector):
                 return 0.0, False, False, f"step gave {_short(given)}, " + _FIVE
             observation, reward, terminated, truncated, _ = given
             wrong = self._encoder.put(observation, self._arrays.observation, slot)
+            if wrong:
+                wrong = _misfit(STEP, wrong)
             if type(reward) is not float:
                 earned = _number(reward)
                 if earned is None:
-                    wrong = wrong or f"reward is {_short(reward)}, a number was wanted"
+                    wrong = wrong or f"reward is {_short(reward)}, a number{_WANTED}"
                 else:
                     reward = earned
             if type(terminated) is not bool or type(truncated) is not bool:
@@ -269,13 +271,13 @@ class Slots(SlotVector):
                     given_flags.items(), (terminated, truncated), strict=True
                 ):
                     if known is None:
-                        wrong = wrong or f"{name} is {_short(flag)}, True or False was wanted"
+                        wrong = wrong or f"{name} is {_short(flag)}, True or False{_WANTED}"
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:
             return 0.0, False, False, _raised(STEP, error)
         if wrong:
-            return 0.0, False, False, _misfit(STEP, wrong)
+            return 0.0, False, False, wrong
         return reward, terminated, truncated, ""
 
     def _again(self, slot: int, seed: int, actions: Array) -> str:
@@ -307,6 +309,7 @@ class Slots(SlotVector):
                 env.close()
 
 
+_WANTED = " was wanted (from step): mend its step"
 _FIVE = "(observation, reward, terminated, truncated, info) was wanted: mend its step"
 
 
@@ -344,4 +347,4 @@ def _raised(verb: str, error: BaseException) -> str:
 
 
 def _misfit(verb: str, wrong: str) -> str:
-    return f"{wrong} (from {verb}): mend its space or its {verb}"
+    return f"{wrong} (from {verb}): mend its space or its {verb}" if wrong else ""

@@ -329,10 +329,8 @@ class VectorEnv:
             options = {"reset_mask": left.copy()}
             if self._own and attempt > 1:
                 options["anew"] = left.copy()
-            everything = verb == "reset" and attempt == 1
-            batch, info = self._env.reset(
-                seed=seeds.tolist(), options=None if everything else options
-            )
+            asked = None if verb == "reset" and attempt == 1 else options
+            batch, info = self._env.reset(seed=seeds.tolist(), options=asked)
             found: Faults = info["faults"] if self._own else Faults()
             faults = dict(found.wrong)
             first = self._encoded(batch, faults)

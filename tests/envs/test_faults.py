@@ -201,7 +201,7 @@ def test_an_interrupt_and_want_of_memory_are_nobodys_fault():
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ({"reward": None}, "reward is None, a number was wanted (from step): mend its space or"),
+        ({"reward": None}, "reward is None, a number was wanted (from step): mend its step"),
         ({"reward": "much"}, "reward is 'much', a number was wanted"),
         ({"reward": np.zeros(2)}, "reward is array([0., 0.]), a number was wanted"),
         ({"reward": float("nan")}, "reward is nan, a finite number was wanted"),

@@ -269,3 +269,22 @@ def test_a_replacement_that_cannot_be_started_is_a_typed_error(tmp_path, monkeyp
         assert "exited with code 3" in env.step(np.zeros(2, int)).faults[1]
         with pytest.raises(ConfigError, match="needs 'no_such_engine', which is not installed"):
             env.restart(np.ones(2, bool), np.arange(2))
+
+
+def test_a_wait_that_was_interrupted_leaves_no_answer_behind(monkeypatch):
+    with closing(make(faulty.ID, 2, {"how": "raises"}, processes=2)) as env:
+        env.reset(np.array([1, 7]))
+        env.step(np.zeros(2, int))
+        env.step(np.zeros(2, int))  # in the next, slot 1 is at fault
+        process = env._env._all[1]
+
+        def interrupt(deadline):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(process, "_await", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                env.step(np.array([0, 2]))
+        first = env.reset(np.array([3, 4]))["observation"]
+        assert first.tolist() == [[3, 0], [4, 0]]
+        assert env.step(np.array([0, 2])).reward.tolist() == [-1, 1]
