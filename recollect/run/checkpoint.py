@@ -281,7 +281,11 @@ class Checkpoints:
 
     def _prune(self, name: str, new: Path) -> None:
         """Remove the oldest beyond `keep`; the damaged are left for who wants to look at them."""
-        older = [each for each in manifest.scan(self._folder, [name]) if each.path != new]
+        try:
+            older = [each for each in manifest.scan(self._folder, [name]) if each.path != new]
+        except OSError as error:
+            tell(f"old checkpoints could not be looked for: {error}", self._report)
+            return
         for found in [each for each in older if each.manifest][self._keep - 1 :]:
             # Renamed first: what is half removed must not look like a damaged checkpoint.
             gone = self._folder / f"{BESIDE}{name}-old-{secrets.token_hex(8)}"

@@ -167,7 +167,8 @@ def open_regular(path: Path) -> Iterator[int]:
         found = _reason(error)
         raise CheckpointError(f"{path}: expected a readable file, found {found}") from error
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # what was read was read
+            os.close(descriptor)
 
 
 def _descriptor(path: Path) -> int:

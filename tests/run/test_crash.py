@@ -135,6 +135,7 @@ def test_a_save_that_fails_anywhere_leaves_the_old_or_the_new(
             break
         found = check(folder, writer)
         assert found == NEW or error is not None
+        assert for_good or found == (OLD if error else NEW)  # a failed save takes itself away
         outcomes.add((found, error is None))
         shutil.rmtree(folder)
     else:
