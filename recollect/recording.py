@@ -19,7 +19,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
-from recollect.maths import philox
 from recollect.run.episode_picture import Played, draw, is_image
 from recollect.run.machine import one_thread
 from recollect.run.videos import SUFFIXES, Video, default_suffix
@@ -268,6 +267,7 @@ def _play(
     """One episode, as `evaluating.evaluate` plays it."""
     from recollect.agents.acting import epsilon_greedy_actions
     from recollect.agents.evaluating import LONGEST, evaluation_seeds
+    from recollect.maths import philox
 
     env, zero = stage.env, np.zeros(1, np.int64)
     numbers = np.array([number])

@@ -29,8 +29,8 @@ usage: {program} COMMAND ...
   evaluate RUN           play episodes with a trained agent and print returns
   plot RUN...            draw learning curves; of several runs mean and interval
   record RUN             play an episode into a video or a picture
-  inspect RUN            what a run is, how it stands, and what lies in its replay
-  export RUN FILE        write the weights into one file that needs no recollect
+  inspect RUN            what a run is, how it stands, what is in its replay
+  export RUN FILE        write the weights into one file for other code
 
   COMMAND --help         what a command takes
   --version              which recollect this is

@@ -86,14 +86,7 @@ def _about(facts: dict[str, Any]) -> list[str]:
         if isinstance(steps, int):
             preset = f", preset {config['preset']}" if config.get("preset") else ""
             lines.append(_line("asked for", f"{steps:,} environment steps{preset}"))
-    status = facts["status"]
-    rest = [
-        f"{key.replace('_', ' ')} {_number(value)}"
-        for key, value in status.items()
-        if key != "state"
-    ]
-    stands = ", ".join([str(status.get("state", "")), *rest]).strip(", ")
-    lines.append(_line("status", stands or "none: it has not ended, or was killed"))
+    lines.append(_line("status", _status(facts["status"])))
     changed = facts["differences"]
     if changed:
         lines.append(_line("settings", f"{len(changed)} differ from the paper's"))
@@ -101,9 +94,19 @@ def _about(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _progress(progress: dict[str, Any]) -> list[str]:
-    if not progress.get("rows"):
-        return [_line("progress", "no rows of metrics")] if progress else []
+def _status(status: dict[str, Any] | None) -> str:
+    if status is None:
+        return "cannot be read"
+    rest = [f"{key.replace('_', ' ')} {_number(status[key])}" for key in status if key != "state"]
+    known = ", ".join([str(status.get("state", "")), *rest]).strip(", ")
+    return known or "none: it has not ended, or was killed"
+
+
+def _progress(progress: dict[str, Any] | None) -> list[str]:
+    if not progress:
+        return [_line("progress", "cannot be read")]
+    if not progress["rows"]:
+        return [_line("progress", "no rows of metrics")]
     known = [
         f"{_number(progress[name])} {unit}"
         for name, unit in (
