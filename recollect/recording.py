@@ -170,15 +170,12 @@ class _Stage:
         self.renders = False
         self._spec = spec
         self._single: gym.Env[Any, Any] | None = None
-        try:
-            self._single = _make(spec)
-        except (gym.error.Error, TypeError):
-            self.env = registry.make(
-                spec.id, 1, dict(spec.kwargs)
-            )  # it has only a vector of its own
+        if gym.spec(spec.id).entry_point is None:
+            self.env = registry.make(spec.id, 1, dict(spec.kwargs))
             if renders:
-                tell(f"{spec.id} cannot be rendered: here is a picture instead")
+                self._tell_why(tell, "it is only a vector environment")
             return
+        self._single = _make(spec)
         stated = self._single.metadata
         names = getattr(self._single.unwrapped, "get_action_meanings", tuple)
         self.action_names = tuple(names())
@@ -187,8 +184,11 @@ class _Stage:
             why = self._try_to_render()
             self.renders = not why
             if why:
-                tell(f"{spec.id} cannot be rendered: {why}; here is a picture instead")
+                self._tell_why(tell, why)
         self.env = self._vector()
+
+    def _tell_why(self, tell: Tell, why: str) -> None:
+        tell(f"{self._spec.id} cannot be rendered: {why}; here is a picture instead")
 
     def _try_to_render(self) -> str:
         """Why not; empty if it does, and `_single` renders from then on."""

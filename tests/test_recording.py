@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect import recording
 from recollect.agents.evaluating import evaluate_on
@@ -14,6 +16,7 @@ from recollect.recording import record
 from recollect.run.episode_picture import Played
 from recollect.run.videos import frames_of
 from recollect.types import ConfigError, EnvError
+from tests.agents import clockwork
 from tests.untrained import made
 
 GIF = "recollect.recording.default_suffix"
@@ -174,3 +177,20 @@ def test_words_that_make_no_sense_are_refused(
     with pytest.raises(ConfigError, match=message):
         record(made("tests/Painted-v0"), tmp_path / out, **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_that_is_only_a_vector_is_played_and_pictured(tmp_path: Path) -> None:
+    def vector(num_envs: int = 1) -> Any:
+        return SyncVectorEnv([clockwork.Clock] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+    gymnasium.register("tests/VectorClock-v0", vector_entry_point=vector)
+    lines, tell = told()
+    agent = made("tests/VectorClock-v0")
+    (done,) = record(agent, tmp_path / "a.gif", seed=3, tell=tell)
+    (single,) = record(made("tests/Clock-v0"), tmp_path / "b.png", seed=3)
+    assert [file.name for file in done.files] == ["a.png"]
+    assert (done.episode_return, done.steps) == (single.episode_return, single.steps)
+    assert lines == [
+        "tests/VectorClock-v0 cannot be rendered: it is only a vector environment; here is a "
+        "picture instead"
+    ]
