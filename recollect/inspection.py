@@ -1,7 +1,4 @@
-"""What a run is, how it stands, and what lies in its replay; what is damaged is named, not hidden.
-
-Nothing here loads torch: a checkpoint is arrays and JSON.
-"""
+"""What a run is, how it stands, what lies in its replay; what is damaged is named, not hidden."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ import numpy as np
 
 from recollect import presets
 from recollect.envs import registry
-from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD
 from recollect.run import checkpoint
 from recollect.run.folder import RunFolder, reason
 from recollect.run.metrics import read_metrics
@@ -22,6 +18,8 @@ from recollect.run.replay_picture import draw
 from recollect.types import Array, Buffers, ConfigError
 
 GREEDY, TRAINING, FINAL = "evaluator/return_mean", "actor/return_mean", "final/return_mean"
+DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError)
+"""What reading a state raises whose arrays are not those they should be."""
 LATELY = 0.1
 """Share of the rows, the newest, that say how fast a run is lately."""
 
@@ -40,8 +38,9 @@ def inspect(run: Any, *, pictures: bool = True) -> dict[str, Any]:
         `run`; `config`, as config.json has it; `differences` from the paper's settings, a line
         each; `status`, as status.json has it; `progress`, see `describe_progress`; `checkpoints`,
         newest first: name, path, env_steps, bytes, full (a run can go on from it) and damage;
-        `parameters` of the newest: numbers, and layers by name; `replay` of the newest full one,
-        see `describe_replay`, or None; `pictures` written; `problems`, a line each.
+        `parameters` of the newest, see `describe_parameters`; `replay` of the newest full one, see
+        `describe_replay`; `pictures` written; `problems`, a line each. What cannot be read, or is
+        not there, is None.
     Raises:
         ConfigError: no such run.
         OSError: a picture could not be written.
@@ -54,12 +53,12 @@ def inspect(run: Any, *, pictures: bool = True) -> dict[str, Any]:
         found["differences"] = _differences(found["config"])
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         problems.append(_said(folder.config_path, error))
-    found["status"] = {}
+    found["status"] = None
     try:
         found["status"] = folder.status()
     except (OSError, ValueError) as error:
         problems.append(_said(folder.status_path, error))
-    found["progress"] = {}
+    found["progress"] = None
     try:
         rows = read_metrics(folder.metrics) if folder.metrics.exists() else []
         found["progress"] = describe_progress(rows)
@@ -149,6 +148,8 @@ def describe_replay(state: Mapping[str, Any], updates: int | None = None) -> dic
     Raises:
         ValueError: the state is damaged.
     """
+    from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD  # loads numba
+
     arrays = replay_arrays(state, updates)
     try:
         items, blocks = state["items"], state["blocks"]
@@ -180,7 +181,7 @@ def describe_replay(state: Mapping[str, Any], updates: int | None = None) -> dic
             square = float((masses**2).sum())
             found["effective_items"] = float(masses.sum()) ** 2 / square if square else 0.0
         return found
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+    except DAMAGE as error:
         raise _damaged(error) from error
 
 
@@ -234,9 +235,7 @@ def replay_arrays(state: Mapping[str, Any], updates: int | None = None) -> dict[
             exponent = float(sampler["exponent"])
             found["priority"] = found["mass"] ** (1 / exponent) if exponent else found["mass"]
         return found
-    except ValueError as error:
-        raise _damaged(error) from error
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+    except DAMAGE as error:
         raise _damaged(error) from error
 
 
@@ -321,7 +320,7 @@ def _share(mask: Array) -> float | None:
 
 
 def _damaged(error: Exception) -> ValueError:
-    what = str(error) if type(error) is ValueError else repr(error)
+    what = str(error) if isinstance(error, ValueError) else repr(error)
     return ValueError(f"the saved replay is damaged: {what}")
 
 

@@ -19,7 +19,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
-from recollect.maths import philox
 from recollect.run.episode_picture import Played, draw, is_image
 from recollect.run.machine import one_thread
 from recollect.run.videos import SUFFIXES, Video, default_suffix
@@ -171,15 +170,12 @@ class _Stage:
         self.renders = False
         self._spec = spec
         self._single: gym.Env[Any, Any] | None = None
-        try:
-            self._single = _make(spec)
-        except (gym.error.Error, TypeError):
-            self.env = registry.make(
-                spec.id, 1, dict(spec.kwargs)
-            )  # it has only a vector of its own
+        if gym.spec(spec.id).entry_point is None:
+            self.env = registry.make(spec.id, 1, dict(spec.kwargs))
             if renders:
-                tell(f"{spec.id} cannot be rendered: here is a picture instead")
+                self._tell_why(tell, "it is only a vector environment")
             return
+        self._single = _make(spec)
         stated = self._single.metadata
         names = getattr(self._single.unwrapped, "get_action_meanings", tuple)
         self.action_names = tuple(names())
@@ -188,8 +184,11 @@ class _Stage:
             why = self._try_to_render()
             self.renders = not why
             if why:
-                tell(f"{spec.id} cannot be rendered: {why}; here is a picture instead")
+                self._tell_why(tell, why)
         self.env = self._vector()
+
+    def _tell_why(self, tell: Tell, why: str) -> None:
+        tell(f"{self._spec.id} cannot be rendered: {why}; here is a picture instead")
 
     def _try_to_render(self) -> str:
         """Why not; empty if it does, and `_single` renders from then on."""
@@ -268,6 +267,7 @@ def _play(
     """One episode, as `evaluating.evaluate` plays it."""
     from recollect.agents.evaluating import LONGEST, evaluation_seeds
     from recollect.agents.policy import epsilon_greedy_actions
+    from recollect.maths import philox
 
     env, zero = stage.env, np.zeros(1, np.int64)
     numbers = np.array([number])

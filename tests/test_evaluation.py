@@ -88,6 +88,7 @@ def test_an_observation_that_does_not_fit_is_refused() -> None:
     ("env", "sizes"),
     [
         ("recollect/PositionCartPole-v0", {}),
+        ("tests/Shifted-v0", {}),
         ("tests/Mixed-v0", {"hidden": 17, "torso_sizes": (9, 33), "head_hidden": 5, "core": "gru"}),
         ("tests/Mixed-v0", {"pre_core": 21, "hidden": 64, "duelling": False}),
     ],

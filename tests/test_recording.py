@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-import recollect
 from recollect import recording
+from recollect.agents.evaluating import evaluate_on
 from recollect.recording import record
 from recollect.run.episode_picture import Played
 from recollect.run.videos import frames_of
 from recollect.types import ConfigError, EnvError
+from tests.agents import clockwork
 from tests.untrained import made
 
 GIF = "recollect.recording.default_suffix"
@@ -29,19 +32,15 @@ def told() -> tuple[list[str], Any]:
     return lines, lines.append
 
 
-@pytest.mark.parametrize(("env", "network"), [("tests/Clock-v0", ""), ("tests/Painted-v0", "")])
-@pytest.mark.parametrize("epsilon", [0.0, 0.4])
-def test_episodes_are_those_an_evaluation_plays(
-    tmp_path: Path, env: str, network: str, epsilon: float
-) -> None:
-    agent = made(env, network)
-    run = agent.save(tmp_path / "run")
-    recorded = record(agent, tmp_path / "out", episodes=5, seed=7, epsilon=epsilon, tell=print)
-    evaluated = recollect.evaluate(run, 5, seed=7, epsilon=epsilon)
-    returns = [episode.episode_return for episode in recorded]
-    assert len(set(returns)) > 1
-    assert np.mean(returns) == pytest.approx(evaluated["return_mean"], rel=1e-12)
-    assert np.median(returns) == evaluated["return_median"]
+@pytest.mark.parametrize("env", ["tests/Clock-v0", "tests/Painted-v0"])
+@pytest.mark.parametrize("epsilon", [0.0, 0.7])
+def test_episodes_are_those_an_evaluation_plays(tmp_path: Path, env: str, epsilon: float) -> None:
+    agent = made(env)
+    recorded = record(agent, tmp_path / "a.png", episodes=5, seed=7, epsilon=epsilon)
+    evaluated = evaluate_on(agent.env_spec, agent.policy, 5, 7, epsilon)
+    assert len(set(evaluated.returns)) > 1
+    assert [episode.episode_return for episode in recorded] == evaluated.returns.tolist()
+    assert [episode.steps for episode in recorded] == evaluated.lengths.tolist()
 
 
 def test_a_video_has_a_frame_before_each_step_and_one_after_the_last(tmp_path: Path) -> None:
@@ -178,3 +177,20 @@ def test_words_that_make_no_sense_are_refused(
     with pytest.raises(ConfigError, match=message):
         record(made("tests/Painted-v0"), tmp_path / out, **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_environment_that_is_only_a_vector_is_played_and_pictured(tmp_path: Path) -> None:
+    def vector(num_envs: int = 1) -> Any:
+        return SyncVectorEnv([clockwork.Clock] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+
+    gymnasium.register("tests/VectorClock-v0", vector_entry_point=vector)
+    lines, tell = told()
+    agent = made("tests/VectorClock-v0")
+    (done,) = record(agent, tmp_path / "a.gif", seed=3, tell=tell)
+    (single,) = record(made("tests/Clock-v0"), tmp_path / "b.png", seed=3)
+    assert [file.name for file in done.files] == ["a.png"]
+    assert (done.episode_return, done.steps) == (single.episode_return, single.steps)
+    assert lines == [
+        "tests/VectorClock-v0 cannot be rendered: it is only a vector environment; here is a "
+        "picture instead"
+    ]

@@ -30,8 +30,8 @@ usage: {program} COMMAND ...
   evaluate RUN           play episodes with a trained agent and print returns
   plot RUN...            draw learning curves; of several runs mean and interval
   record RUN             play an episode into a video or a picture
-  inspect RUN            what a run is, how it stands, and what lies in its replay
-  export RUN FILE        write the weights into one file that needs no recollect
+  inspect RUN            what a run is, how it stands, what is in its replay
+  export RUN FILE        write the weights into one file for other code
   doctor [--env ID]      say whether machine, environment and network are right
 
   COMMAND --help         what a command takes

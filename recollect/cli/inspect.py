@@ -76,23 +76,17 @@ def _about(facts: dict[str, Any]) -> list[str]:
         env = config.get("env")
         name = env.get("id", "?") if isinstance(env, dict) else "?"
         kwargs = env.get("kwargs") if isinstance(env, dict) else None
-        lines.append(
-            _line(
-                "agent",
-                f"{config.get('agent', '?')} on {name}{f' {json.dumps(kwargs)}' if kwargs else ''}, "
-                f"seed {config.get('seed', '?')}",
-            )
-        )
+        shown = f"{config.get('agent', '?')} on {name}, seed {config.get('seed', '?')}"
+        lines.append(_line("agent", shown))
+        if kwargs:
+            lines.append(_line("", f"environment's arguments {json.dumps(kwargs)}"))
         if config.get("network"):
             lines.append(_line("network", str(config["network"])))
         steps = config.get("env_steps")
         if isinstance(steps, int):
             preset = f", preset {config['preset']}" if config.get("preset") else ""
             lines.append(_line("asked for", f"{steps:,} environment steps{preset}"))
-    status = facts["status"]
-    rest = [f"{key} {_number(value)}" for key, value in status.items() if key != "state"]
-    stands = ", ".join([str(status.get("state", "")), *rest]).strip(", ")
-    lines.append(_line("status", stands or "none: it has not ended, or was killed"))
+    lines.append(_line("status", _status(facts["status"])))
     changed = facts["differences"]
     if changed:
         lines.append(_line("settings", f"{len(changed)} differ from the paper's"))
@@ -100,9 +94,19 @@ def _about(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _progress(progress: dict[str, Any]) -> list[str]:
-    if not progress.get("rows"):
-        return [_line("progress", "no rows of metrics")] if progress else []
+def _status(status: dict[str, Any] | None) -> str:
+    if status is None:
+        return "cannot be read"
+    rest = [f"{key.replace('_', ' ')} {_number(status[key])}" for key in status if key != "state"]
+    known = ", ".join([str(status.get("state", "")), *rest]).strip(", ")
+    return known or "none: it has not ended, or was killed"
+
+
+def _progress(progress: dict[str, Any] | None) -> list[str]:
+    if not progress:
+        return [_line("progress", "cannot be read")]
+    if not progress["rows"]:
+        return [_line("progress", "no rows of metrics")]
     known = [
         f"{_number(progress[name])} {unit}"
         for name, unit in (
@@ -115,7 +119,7 @@ def _progress(progress: dict[str, Any]) -> list[str]:
     lines = [_line("progress", ", ".join(known))]
     for prefix, name in (("", "speed"), ("lately_", "lately")):
         speeds = [
-            f"{_number(progress[key])} {unit}/s"
+            f"{progress[key]:,.{0 if progress[key] >= 10 else 2}f} {unit}/s"
             for key, unit in (
                 (f"{prefix}env_steps_per_second", "steps"),
                 (f"{prefix}updates_per_second", "updates"),
@@ -152,9 +156,8 @@ def _checkpoints(checkpoints: list[dict[str, Any]]) -> list[str]:
 def _parameters(parameters: dict[str, Any]) -> list[str]:
     lines = [_line("parameters", f"{parameters['numbers']:,} numbers")]
     for layer in parameters["layers"]:
-        sizes = {name: " x ".join(map(str, shape)) for name, shape in layer["shapes"].items()}
-        shapes = ", ".join(f"{name} {shape or 'one'}" for name, shape in sizes.items())
-        lines.append(_line("", f"  {layer['numbers']:>12,}  {layer['name']:20}  {shapes}"))
+        shapes = [" x ".join(map(str, each)) for each in layer["shapes"].values() if each[1:]]
+        lines.append(_line("", f"{layer['numbers']:12,}  {layer['name']:20}  {', '.join(shapes)}"))
     return lines
 
 

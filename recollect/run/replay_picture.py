@@ -62,12 +62,14 @@ def _histogram(axes: Any, values: Array, unit: str, of: str) -> None:
     axes.hist(values, _edges(values, whole), color=COLOURS[0], alpha=0.75)
     median = float(np.median(values))
     axes.axvline(median, color=COLOURS[1], linewidth=1.2)
+    left = median < (float(values.min()) + float(values.max())) / 2
     axes.text(
         median,
         1.0,
-        f" median {median:,.4g}",
+        f" median {median:,.4g} ",
         color=COLOURS[1],
         fontsize=9,
+        ha="left" if left else "right",
         va="top",
         transform=axes.get_xaxis_transform(),
     )
