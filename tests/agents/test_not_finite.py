@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.registration import register
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recollect.agents import r2d2, wiring
+from recollect.agents.learning import Gradients, Skipped
 from recollect.agents.r2d2 import Learner, R2D2Config
 from recollect.envs import registry
 from recollect.parameters import Parameters, Version
@@ -287,3 +289,17 @@ def test_ten_skipped_updates_on_end_are_one_error_and_nine_are_none() -> None:
         with pytest.raises(DivergedError, match="10 updates on end"):
             learner.step()
     assert learner.counts()["skipped_updates"] == before + 19
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient_norm", "priority"])
+@pytest.mark.parametrize("bad", BAD[:3])
+def test_each_figure_alone_is_reason_enough_to_skip(where: str, bad: float) -> None:
+    figures = {"loss": 1.0, "gradient_norm": 1.0}
+    priorities = np.ones(3, np.float32)
+    if where == "priority":
+        priorities[1] = bad
+    else:
+        figures[where] = bad
+    skipped = Skipped()
+    assert skipped.takes(Gradients(torch.zeros(2), priorities, figures))
+    assert skipped.total == 1
