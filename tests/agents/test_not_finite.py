@@ -172,12 +172,20 @@ def poisoned(batch: Batch, field: str, at: int, bad: float) -> Batch:
     return replace(batch, **{field: {"observation": array} if field == "observation" else array})
 
 
+def numbers(held: Any) -> list[np.ndarray]:
+    """Every array of nested dicts, copied."""
+    if isinstance(held, dict):
+        return [array for value in held.values() for array in numbers(value)]
+    return [np.array(held)] if isinstance(held, torch.Tensor | np.ndarray) else []
+
+
 def state(learner: Learner) -> list[np.ndarray]:
     """All that an update changes."""
-    adam = learner._adam.state_dict()["state"]
-    held = [value for each in adam.values() for value in each.values()]
-    held += [learner.online_parameters.vector, learner.target_parameters.vector]
-    return [value.detach().numpy().copy() for value in held]
+    vectors = {
+        "online": learner.online_parameters.vector,
+        "target": learner.target_parameters.vector,
+    }
+    return numbers(vectors) + numbers(learner._adam.state_dict())
 
 
 @settings(max_examples=150)
