@@ -176,7 +176,7 @@ def numbers(held: Any) -> list[np.ndarray]:
     """Every array of nested dicts, copied."""
     if isinstance(held, dict):
         return [array for value in held.values() for array in numbers(value)]
-    return [np.array(held)] if isinstance(held, torch.Tensor | np.ndarray) else []
+    return [np.asarray(held).copy()] if isinstance(held, torch.Tensor | np.ndarray) else []
 
 
 def state(learner: Learner) -> list[np.ndarray]:
