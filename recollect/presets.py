@@ -198,7 +198,7 @@ def differences(name: str, config: Any, env: EnvSpec) -> list[str]:
     ]
 
 
-_KINDS: dict[str, tuple[type, str]] = {
+_KINDS: dict[str, tuple[Any, str]] = {
     "agent": (str, "a name"),
     "env": (str, "the id of a registered environment, such as 'CartPole-v1'"),
     "env_kwargs": (dict, "a dict of arguments by name"),
@@ -207,7 +207,16 @@ _KINDS: dict[str, tuple[type, str]] = {
     "env_steps": (int, "a whole number"),
     "runtime": (str, "a name"),
     "network": (str, "text, as in module:name"),
+    "start_from": (str, "the folder of a run"),
+    "checkpoint_seconds": ((int, float), "a number"),
+    "keep_checkpoints": (int, "a whole number"),
     "settings": (dict, "a dict of fields by name"),
+}
+_RANGES: dict[str, tuple[int, int, str]] = {
+    "seed": (0, 2**64 - 1, "0 or more and below 2^64"),
+    "env_steps": (1, MOST_WHOLE, "1 or more and at most 2^53"),
+    "checkpoint_seconds": (0, 10**9, "0 or more and at most 1e9"),
+    "keep_checkpoints": (1, 10**6, "1 or more and at most 1e6"),
 }
 
 
@@ -230,12 +239,10 @@ def check_arguments(**arguments: Any) -> None:
             for key in value:
                 if not isinstance(key, str):
                     raise ConfigError(f"{name} must have names as keys, got {shown(key)}")
-    seed, env_steps = arguments.get("seed", 0), arguments.get("env_steps")
-    if not 0 <= seed < 2**64:
-        raise ConfigError(f"seed must be 0 or more and below 2^64, got {shown(seed)}")
-    if env_steps is not None and not 1 <= env_steps <= MOST_WHOLE:
-        many = "1 or more" if env_steps < 1 else "2^53 or less"
-        raise ConfigError(f"env_steps must be {many}, got {shown(env_steps)}")
+        if name in _RANGES:
+            least, most, wanted = _RANGES[name]
+            if not least <= value <= most:  # also where NaN
+                raise ConfigError(f"{name} must be {wanted}, got {shown(value)}")
 
 
 def stored_arguments(stored: object) -> dict[str, Any]:
@@ -246,8 +253,8 @@ def stored_arguments(stored: object) -> dict[str, Any]:
     Raises:
         ConfigError: something is unknown, missing or wrong; it is named.
     """
-    names = ("agent", "env", "preset", "seed", "env_steps", "runtime", "network", "config")
-    job = _exactly("config.json", stored, names)
+    arguments = [name for name in _KINDS if name not in ("env_kwargs", "settings")]
+    job = _exactly("config.json", stored, [*arguments, "config"])
     env = _exactly("env", job.pop("env"), ("id", "kwargs"))
     config = job.pop("config")
     job |= {"env": env["id"], "env_kwargs": env["kwargs"]}

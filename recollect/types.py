@@ -50,8 +50,6 @@ LARGEST: dict[str, float] = {
     "batch_size burn_in": 1e8,
     "batch_size trace_length": 1e8,
     "batch_size n_step": 1e8,
-    "replay_steps": 1e12,
-    "replay_bytes": 1e15,
     "evaluation_episodes": 100_000,
     "torso_sizes": 16_384,
     "pre_core": 16_384,
@@ -61,7 +59,7 @@ LARGEST: dict[str, float] = {
 """The most a setting may be, or the product of several, whatever the agent.
 
 All this is far more than anybody has used; it is there so that a slip is told at once, and not when
-the machine has run out of memory.
+the machine has run out of memory. What replay needs is compared with the memory there is.
 """
 MOST_WHOLE = 2**53
 """The most any other whole number may be: a float64 still tells it from the next."""

@@ -28,6 +28,9 @@ STORED: dict[str, Any] = {
     "env_steps": 1000,
     "runtime": "inline",
     "network": "",
+    "start_from": "",
+    "checkpoint_seconds": 0.0,
+    "keep_checkpoints": 2,
     "config": DEFAULTS,
 }
 WRONG: list[Any] = [
@@ -133,7 +136,7 @@ def test_a_stored_config_that_is_whole_gives_the_arguments_back() -> None:
     assert found.pop("config") == R2D2Config()
     assert (found.pop("env"), found.pop("env_kwargs")) == ("CartPole-v1", {})
     assert found == {name: STORED[name] for name in found}
-    assert found.keys() == {"agent", "preset", "seed", "env_steps", "runtime", "network"}
+    assert found.keys() == STORED.keys() - {"env", "config"}
 
 
 @pytest.mark.parametrize("field", sorted(DEFAULTS))
@@ -210,8 +213,13 @@ def test_every_preset_is_far_below_the_limits(name: str) -> None:
         ({"seed": 2**64}, "seed must be 0 or more and below 2\\^64"),
         ({"env_steps": "5"}, "env_steps must be a whole number, got str '5'"),
         ({"env_steps": math.nan}, "env_steps must be a whole number, got float nan"),
-        ({"env_steps": 0}, "env_steps must be 1 or more, got 0"),
-        ({"env_steps": 10**30}, "env_steps must be 2\\^53 or less"),
+        ({"env_steps": 0}, "env_steps must be 1 or more and at most 2\\^53, got 0"),
+        ({"env_steps": 10**30}, "env_steps must be 1 or more and at most 2\\^53"),
+        ({"checkpoint_seconds": "1"}, "checkpoint_seconds must be a number, got str"),
+        ({"checkpoint_seconds": math.nan}, "checkpoint_seconds must be 0 or more and at most 1e9"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be 1 or more"),
+        ({"keep_checkpoints": 1.0}, "keep_checkpoints must be a whole number, got float"),
+        ({"start_from": 3}, "start_from must be the folder of a run"),
         ({"runtime": 3}, "runtime must be a name"),
         ({"network": 3}, "network must be text"),
         ({"settings": [1]}, "settings must be a dict of fields by name"),

@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.envs.registration import register
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recollect.agents import r2d2, wiring
+from recollect.agents.learning import Gradients, Skipped
 from recollect.agents.r2d2 import Learner, R2D2Config
 from recollect.envs import registry
 from recollect.parameters import Parameters, Version
@@ -170,12 +172,20 @@ def poisoned(batch: Batch, field: str, at: int, bad: float) -> Batch:
     return replace(batch, **{field: {"observation": array} if field == "observation" else array})
 
 
+def numbers(held: Any) -> list[np.ndarray]:
+    """Every array of nested dicts, copied."""
+    if isinstance(held, dict):
+        return [array for value in held.values() for array in numbers(value)]
+    return [np.asarray(held).copy()] if isinstance(held, torch.Tensor | np.ndarray) else []
+
+
 def state(learner: Learner) -> list[np.ndarray]:
     """All that an update changes."""
-    adam = learner._adam.state_dict()["state"]
-    held = [value for each in adam.values() for value in each.values()]
-    held += [learner.online_parameters.vector, learner.target_parameters.vector]
-    return [value.detach().numpy().copy() for value in held]
+    vectors = {
+        "online": learner.online_parameters.vector,
+        "target": learner.target_parameters.vector,
+    }
+    return numbers(vectors) + numbers(learner._adam.state_dict())
 
 
 @settings(max_examples=150)
@@ -287,3 +297,17 @@ def test_ten_skipped_updates_on_end_are_one_error_and_nine_are_none() -> None:
         with pytest.raises(DivergedError, match="10 updates on end"):
             learner.step()
     assert learner.counts()["skipped_updates"] == before + 19
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient_norm", "priority"])
+@pytest.mark.parametrize("bad", BAD[:3])
+def test_each_figure_alone_is_reason_enough_to_skip(where: str, bad: float) -> None:
+    figures = {"loss": 1.0, "gradient_norm": 1.0}
+    priorities = np.ones(3, np.float32)
+    if where == "priority":
+        priorities[1] = bad
+    else:
+        figures[where] = bad
+    skipped = Skipped()
+    assert skipped.takes(Gradients(torch.zeros(2), priorities, figures))
+    assert skipped.total == 1
