@@ -110,12 +110,12 @@ def _same_seed(
             return
         place = playing.difference(first, there)
         if place is None:
-            sheet.ok("other process", "and the same in another process")
+            sheet.ok("other process", "the same once more in another process")
         else:
             subject.repeatable = False
             sheet.warn(
                 "other process",
-                f"in another process it differs {_at(place)}: {consequence}",
+                f"elsewhere it differs {_at(place)}: {consequence}",
                 "look for hash(), sets, time, process ids or addresses in its decisions",
             )
 
