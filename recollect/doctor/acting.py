@@ -123,8 +123,8 @@ def _pace(trained: Trained, subject: Subject, sheet: Sheet, patience: float) -> 
         share = stepping / (acting + stepping)
         sheet.ok(
             "pace",
-            f"acting for {slots} slot{'s' * (slots > 1)} takes {milliseconds(acting)}, stepping them "
-            f"{milliseconds(stepping)} ({share:.0%} of a turn): at most "
+            f"acting for {slots} slot{'s' * (slots > 1)} takes {milliseconds(acting)}, stepping "
+            f"them {milliseconds(stepping)} ({share:.0%} of a turn): at most "
             f"{round_off(slots / (acting + stepping))} steps a second, before learning",
             {"acting_seconds": acting, "stepping_seconds": stepping, "slots": slots},
         )

@@ -221,10 +221,11 @@ def _modes(spec: EnvSpec, sheet: Sheet, seconds: float) -> None:
         lived[mode.name] = words
     differ = [name for name, words in lived.items() if words != lived["DISABLED"]]
     if differ:
-        sheet.warn(
+        sheet.info(
             "trap 18",
-            f"auto-reset {' and '.join(differ)} gives other experience than DISABLED",
-            "its reset depends on what was played before: begin every episode from the seed alone",
+            f"auto-reset {' and '.join(differ)} gives other experience than DISABLED, which runs "
+            "use: this matters in a vector of your own only",
+            "return copies of observations, and begin every episode from its seed alone",
         )
     else:
         sheet.ok("trap 18", "closing observations are kept, alike in every auto-reset mode")
