@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from recollect.doctor import child, machine, network, supervise
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Budget, Check, Sheet
-from recollect.doctor.supervise import Request
 
 
 class Plain(gym.Env):

@@ -18,8 +18,8 @@ from recollect.cli import words
 from recollect.cli.train import ENVIRONMENT
 from recollect.cli.words import Option
 from recollect.doctor import machine, supervise
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Check, Sheet
-from recollect.doctor.supervise import Request
 from recollect.types import ConfigError, EnvError
 
 OPTIONS = [

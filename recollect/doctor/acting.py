@@ -14,9 +14,9 @@ from recollect.agents import wiring
 from recollect.agents.r2d2 import R2D2Config
 from recollect.doctor import memory, network, traps
 from recollect.doctor.environment import Subject
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Budget, Sheet
 from recollect.doctor.speed import milliseconds, round_off
-from recollect.doctor.supervise import Request
 from recollect.envs import registry
 from recollect.run.machine import one_thread
 from recollect.types import EnvSpec

@@ -16,8 +16,8 @@ from gymnasium import spaces
 
 from recollect.agents import wiring
 from recollect.doctor import playing
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Budget, Sheet, Status, said
-from recollect.doctor.supervise import Request
 from recollect.envs import registry
 from recollect.envs.spaces import Encoder
 from recollect.types import ConfigError, EnvSpec

@@ -14,8 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.doctor import playing
 from recollect.doctor.environment import Subject
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Sheet
-from recollect.doctor.supervise import Request
 from recollect.envs import registry
 from recollect.types import EnvSpec
 

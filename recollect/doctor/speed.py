@@ -11,8 +11,8 @@ import numpy as np
 
 from recollect.doctor import playing
 from recollect.doctor.environment import Subject
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Budget, Sheet
-from recollect.doctor.supervise import Request
 from recollect.envs import registry
 from recollect.run.progress import size
 

@@ -9,8 +9,8 @@ import pytest
 
 from recollect import cli
 from recollect.doctor import machine, supervise
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Check
-from recollect.doctor.supervise import Request
 
 OK = Check("environment", "made", "ok", "it was made", value=0.5)
 WARN = Check("memory", "replay", "warn", "much " * 40, "take less " * 20)
