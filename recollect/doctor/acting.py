@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,22 +16,12 @@ from recollect.doctor.environment import Subject
 from recollect.doctor.request import Request
 from recollect.doctor.sheet import Budget, Sheet
 from recollect.doctor.speed import milliseconds, round_off
+from recollect.doctor.trained import Trained
 from recollect.envs import registry
 from recollect.run.machine import one_thread
-from recollect.types import EnvSpec
 
 STEPS, SLOTS = 12, 4
 Inputs = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-@dataclass
-class Trained:
-    """What is to be trained: the settings on this environment and the network they make."""
-
-    spec: EnvSpec
-    config: R2D2Config
-    network: Any
-    request: Request
 
 
 def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -> None:
@@ -105,11 +94,8 @@ def real_inputs(trained: Trained, sheet: Sheet) -> Inputs:
 
 def _pace(trained: Trained, subject: Subject, sheet: Sheet, patience: float) -> None:
     """What a turn of the actor's network costs against the environments it steps."""
-    from recollect.agents.acting import Policy
-
     with sheet.stage("pace", patience):
-        made = wiring.q_network(trained.config, trained.spec, 0, trained.request.network)
-        policy = Policy(made, trained.spec)
+        policy = trained.policy()
         slots = min(trained.config.actors, 64)
         carry = policy.start(slots)
         observation = {key: each.zeros(slots) for key, each in trained.spec.observation.items()}

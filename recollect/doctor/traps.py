@@ -10,22 +10,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from recollect.agents import r2d2, wiring
-from recollect.agents.acting import Policy
 from recollect.agents.learning import tensors
 from recollect.doctor.sheet import Budget, Sheet
+from recollect.doctor.trained import Trained
 from recollect.parameters import Parameters
 from recollect.replay.blocks import Block
 from recollect.replay.episodes import Item
 from recollect.replay.store import Replay
-
-if TYPE_CHECKING:
-    from recollect.doctor.acting import Trained
 
 SLOTS, BATCH, WINDOWS = 4, 16, 4
 """Slots that play, windows in a batch, and how many windows long a slot plays at most."""
@@ -248,9 +245,7 @@ def _starts(trained: Trained, recorder: Recorder, sheet: Sheet) -> None:
         ):
             sheet.fail("trap 31", "an episode begins with the memory of another", "report this")
             return
-    spec = trained.spec
-    made = wiring.q_network(trained.config, spec, 0, trained.request.network)
-    policy = Policy(made, spec)
+    policy = trained.policy()
     observation, action, reward = _lived(next(iter(recorder.episodes.values())))
     length = min(len(action), 30)
     carry = policy.start(1)
