@@ -19,6 +19,7 @@ from recollect.doctor.speed import milliseconds, round_off
 from recollect.doctor.trained import Trained
 from recollect.envs import registry
 from recollect.run.machine import one_thread
+from recollect.run.progress import duration
 
 STEPS, SLOTS = 12, 4
 Inputs = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
@@ -30,12 +31,12 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
     trained: Trained | None = None
     with one_thread():
         with sheet.stage("made", 120.0):
-            config, _ = presets.resolve(request.agent, request.preset, subject.spec)
+            config, steps = presets.resolve(request.agent, request.preset, subject.spec)
             if not isinstance(config, R2D2Config):
                 sheet.info("made", f"the network of {request.agent} is not examined yet")
                 return
             made = wiring.q_network(config, subject.spec, 0, request.network)
-            trained = Trained(subject.spec, config, made, request)
+            trained = Trained(subject.spec, config, steps, made, request)
             parameters = sum(p.numel() for p in made.parameters())
             name = request.network or f"{config.core}, {config.hidden} units"
             sheet.ok(
@@ -106,11 +107,13 @@ def _pace(trained: Trained, subject: Subject, sheet: Sheet, patience: float) -> 
             turns += 1
         acting = (time.perf_counter() - begun) / turns
         stepping = slots / subject.steps_per_second
+        least = trained.env_steps * (acting + stepping) / slots
         share = stepping / (acting + stepping)
         sheet.ok(
             "pace",
             f"acting for {slots} slot{'s' * (slots > 1)} takes {milliseconds(acting)}, stepping "
             f"them {milliseconds(stepping)} ({share:.0%} of a turn): at most "
-            f"{round_off(slots / (acting + stepping))} steps a second, before learning",
+            f"{round_off(slots / (acting + stepping))} steps a second, before "
+            f"learning; the {trained.env_steps:,} steps of a run take {duration(least)} at least",
             {"acting_seconds": acting, "stepping_seconds": stepping, "slots": slots},
         )

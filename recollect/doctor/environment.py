@@ -76,7 +76,7 @@ def examine(request: Request, sheet: Sheet, patience: float) -> Subject | None:
     with sheet.stage("playing", patience):
         _Survey(subject, sheet).play(request.steps, 0.4 * request.seconds)
     if not sheet.failed:
-        with sheet.stage("gymnasium", 3 * patience):
+        with sheet.stage("gymnasium", 60 + 3 * patience):
             _gymnasiums_own(subject.spec, sheet)
     return subject
 
@@ -290,7 +290,7 @@ class _Survey:
         if not lengths:
             text = f"no episode ended within {played:,} random steps; {stated}"
             if limit:
-                sheet.info("episodes", text, "", value)
+                sheet.info("episodes", text, "to see some whole: --steps, --seconds", value)
             else:
                 sheet.warn(
                     "episodes",

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from recollect.doctor import playing
 from recollect.doctor.environment import Subject
 from recollect.doctor.request import Request
-from recollect.doctor.sheet import Sheet
+from recollect.doctor.sheet import Budget, Sheet
 from recollect.envs import registry
 from recollect.types import EnvSpec
 
@@ -196,15 +196,16 @@ def _reads(env: playing.Env) -> bool:
 
 def _modes(spec: EnvSpec, sheet: Sheet, seconds: float) -> None:
     """The three auto-reset modes of Gymnasium give one and the same experience."""
-    length = 60
+    length, allowed = 60, 4 * seconds
     lived: dict[str, list[str]] = {}
     for mode in AutoresetMode:
         vector: Any = SyncVectorEnv([partial(playing.make, spec)] * 2, autoreset_mode=mode)
         ours = registry.wrap(vector, spec.id, dict(spec.kwargs))
         rng = np.random.default_rng(0)
         words, seed = [playing.word(ours.reset(np.array([1, 2])))], 3
-        for _ in range(length):
-            sheet.alive()
+        turns = 0
+        for _ in Budget(length, allowed, sheet.alive):
+            turns += 1
             if spec.action.discrete:
                 actions = rng.integers(spec.action.num_actions, size=2)
             else:
@@ -218,6 +219,7 @@ def _modes(spec: EnvSpec, sheet: Sheet, seconds: float) -> None:
                 words.append(playing.word(ours.restart(over, np.array([seed, seed + 1]))))
                 seed += 2
         ours.close()
+        length, allowed = turns, 1000.0  # the other modes play as many
         lived[mode.name] = words
     differ = [name for name, words in lived.items() if words != lived["DISABLED"]]
     if differ:

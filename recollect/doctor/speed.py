@@ -105,4 +105,4 @@ def round_off(value: float) -> str:
 
 def milliseconds(seconds: float) -> str:
     """`0.25 ms`, or `1.2 s`."""
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{seconds * 1000:.2g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

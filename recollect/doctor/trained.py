@@ -18,6 +18,7 @@ class Trained:
 
     spec: EnvSpec
     config: R2D2Config
+    env_steps: int  # of a run
     network: Any
     request: Request
 

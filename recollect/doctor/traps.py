@@ -72,6 +72,13 @@ def examine(trained: Trained, lengths: Sequence[int], sheet: Sheet, patience: fl
     if played is None:
         return
     config, recorder, learner = played
+    if not recorder.episodes:
+        sheet.info(
+            "windows",
+            "not even a first block was complete in the steps played: traps were not looked at",
+            "give it more: --seconds 60",
+        )
+        return
     with sheet.stage("trap 1", patience):
         _stored_states(trained, config, recorder, sheet)
     with sheet.stage("trap 5", patience):
@@ -84,7 +91,7 @@ def examine(trained: Trained, lengths: Sequence[int], sheet: Sheet, patience: fl
         sheet.info(
             "windows",
             "no window was complete in the steps played, so learning was not looked at",
-            "give it more: --steps 5000 --seconds 20",
+            "give it more: --steps 5000 --seconds 60",
         )
         return
     batch = recorder.replay.sample(np.linspace(0, 1, BATCH, endpoint=False))
