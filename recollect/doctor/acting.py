@@ -47,7 +47,7 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
         if trained is None:
             return
         inputs: Inputs | None = None
-        with sheet.stage("inputs", patience):
+        with sheet.stage("inputs", SLOTS * patience):
             inputs = real_inputs(trained, sheet)
         if inputs is not None:
             network.examine(trained.network, inputs, sheet, patience)

@@ -57,7 +57,7 @@ def examine(
     with sheet.stage("handed out", patience):
         _handed_out(subject, sheet, seconds)
     if subject.repeatable and restored:
-        with sheet.stage("trap 18", patience):
+        with sheet.stage("trap 18", 2 * patience):
             _modes(subject.spec, sheet, seconds)
 
 
@@ -130,6 +130,7 @@ def _put_back(subject: Subject, sheet: Sheet, seconds: float) -> bool:
     used.reset(seed=7)
     chosen = playing.actions(used, 7)
     for _ in range(3):
+        sheet.alive()
         if any(used.step(next(chosen))[2:4]):
             used.reset(seed=8)
     episode = playing.play(used, 40, 9, seconds, sheet.alive)  # resets in mid-episode
@@ -163,13 +164,14 @@ def _handed_out(subject: Subject, sheet: Sheet, seconds: float) -> None:
     chosen = playing.actions(env, 3)
     changed = False
     for _ in range(5):
+        sheet.alive()
         before = copy.deepcopy(held)
         observation, _, terminated, truncated, _ = env.step(next(chosen))
         changed = changed or playing.word(before) != playing.word(held)
         held = observation
         if terminated or truncated:
             held, _ = env.reset(seed=3)
-    reads = subject.repeatable and _reads(env)
+    reads = subject.repeatable and _reads(env, sheet)
     env.close()
     what = " and ".join(["changes"] * changed + ["reads back"] * reads)
     if what:
@@ -182,10 +184,11 @@ def _handed_out(subject: Subject, sheet: Sheet, seconds: float) -> None:
         sheet.ok("handed out", "arrays it handed out are left alone")
 
 
-def _reads(env: playing.Env) -> bool:
+def _reads(env: playing.Env, sheet: Sheet) -> bool:
     """Whether an observation that we write over changes what comes next."""
     words = []
     for spoil in (False, False, True):
+        sheet.alive()
         observation, _ = env.reset(seed=4)
         for array in playing.arrays(observation) if spoil else []:
             if array.flags.writeable:

@@ -25,7 +25,7 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
     if subject.env is not None:
         with sheet.stage("one environment", patience):
             _one(subject, sheet, 0.1 * request.seconds)
-    with sheet.stage("slots in turn", 2 * patience):
+    with sheet.stage("slots in turn", SLOTS * patience):
         _many(subject, sheet, 0.1 * request.seconds)
 
 

@@ -67,7 +67,7 @@ def examine(trained: Trained, lengths: Sequence[int], sheet: Sheet, patience: fl
         lengths: of random episodes, in steps.
     """
     played = None
-    with sheet.stage("playing", 2 * patience):
+    with sheet.stage("playing", SLOTS * patience):
         played = _play(trained, lengths, sheet)
     if played is None:
         return
