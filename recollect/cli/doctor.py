@@ -18,8 +18,8 @@ from recollect.cli import words
 from recollect.cli.train import ENVIRONMENT
 from recollect.cli.words import Option
 from recollect.doctor import machine, supervise
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Check, Sheet
-from recollect.doctor.supervise import Request
 from recollect.types import ConfigError, EnvError
 
 OPTIONS = [
@@ -33,7 +33,7 @@ OPTIONS = [
     words.HELP,
 ]
 STATUSES = {"ok": "green", "info": "cyan", "warn": "yellow", "FAIL": "bold red"}
-WIDEST, MARGIN = 100, 8
+WIDEST, MARGIN, NAMES = 100, 8, 17
 
 
 def command(given: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ class Printer:
 
         self._console = Console(highlight=False, soft_wrap=True)
         width = shutil.get_terminal_size((WIDEST, 24)).columns if sys.stdout.isatty() else WIDEST
-        self._width = max(40, min(width, WIDEST))
+        self._width = max(60, min(width, WIDEST))
         self._group = ""
 
     def __call__(self, check: Check) -> None:
@@ -131,17 +131,17 @@ class Printer:
         if check.group != self._group:
             self._console.print(Text(("\n" if self._group else "") + check.group, style="bold"))
             self._group = check.group
-        label = f"{check.name}: " if check.name not in check.message else ""
-        lines = textwrap.wrap(label + check.message, self._width - MARGIN) or [""]
+        margin = " " * (MARGIN + NAMES)
+        room: dict[str, Any] = {"width": self._width - len(margin), "break_on_hyphens": False}
+        lines = textwrap.wrap(check.message, **room) or [""]
         text = Text(f"  {check.status:<{MARGIN - 2}}", style=STATUSES[check.status])
-        text.append(lines[0], style="default")
+        text.append(f"{check.name:<{NAMES - 1}} {lines[0]}", style="default")
         self._console.print(text)
         for line in lines[1:]:
-            self._console.print(Text(" " * MARGIN + line))
+            self._console.print(Text(margin + line))
         if check.advice and check.status != "ok":
-            for line in textwrap.wrap(f"-> {check.advice}", self._width - MARGIN,
-                                      subsequent_indent="   ", break_on_hyphens=False):  # fmt: skip
-                self._console.print(Text(" " * MARGIN + line, style="dim"))
+            for line in textwrap.wrap(f"-> {check.advice}", subsequent_indent="   ", **room):
+                self._console.print(Text(margin + line, style="dim"))
 
 
 def _next(told: str, request: Request | None) -> str:

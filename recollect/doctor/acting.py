@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,25 +13,16 @@ from recollect.agents import wiring
 from recollect.agents.r2d2 import R2D2Config
 from recollect.doctor import memory, network, traps
 from recollect.doctor.environment import Subject
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Budget, Sheet
 from recollect.doctor.speed import milliseconds, round_off
-from recollect.doctor.supervise import Request
+from recollect.doctor.trained import Trained
 from recollect.envs import registry
 from recollect.run.machine import one_thread
-from recollect.types import EnvSpec
+from recollect.run.progress import duration
 
 STEPS, SLOTS = 12, 4
 Inputs = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-@dataclass
-class Trained:
-    """What is to be trained: the settings on this environment and the network they make."""
-
-    spec: EnvSpec
-    config: R2D2Config
-    network: Any
-    request: Request
 
 
 def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -> None:
@@ -41,12 +31,12 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
     trained: Trained | None = None
     with one_thread():
         with sheet.stage("made", 120.0):
-            config, _ = presets.resolve(request.agent, request.preset, subject.spec)
+            config, steps = presets.resolve(request.agent, request.preset, subject.spec)
             if not isinstance(config, R2D2Config):
                 sheet.info("made", f"the network of {request.agent} is not examined yet")
                 return
             made = wiring.q_network(config, subject.spec, 0, request.network)
-            trained = Trained(subject.spec, config, made, request)
+            trained = Trained(subject.spec, config, steps, made, request)
             parameters = sum(p.numel() for p in made.parameters())
             name = request.network or f"{config.core}, {config.hidden} units"
             sheet.ok(
@@ -57,7 +47,7 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
         if trained is None:
             return
         inputs: Inputs | None = None
-        with sheet.stage("inputs", patience):
+        with sheet.stage("inputs", SLOTS * patience):
             inputs = real_inputs(trained, sheet)
         if inputs is not None:
             network.examine(trained.network, inputs, sheet, patience)
@@ -105,11 +95,8 @@ def real_inputs(trained: Trained, sheet: Sheet) -> Inputs:
 
 def _pace(trained: Trained, subject: Subject, sheet: Sheet, patience: float) -> None:
     """What a turn of the actor's network costs against the environments it steps."""
-    from recollect.agents.policy import Policy
-
     with sheet.stage("pace", patience):
-        made = wiring.q_network(trained.config, trained.spec, 0, trained.request.network)
-        policy = Policy(made, trained.spec)
+        policy = trained.policy()
         slots = min(trained.config.actors, 64)
         carry = policy.start(slots)
         observation = {key: each.zeros(slots) for key, each in trained.spec.observation.items()}
@@ -120,11 +107,13 @@ def _pace(trained: Trained, subject: Subject, sheet: Sheet, patience: float) -> 
             turns += 1
         acting = (time.perf_counter() - begun) / turns
         stepping = slots / subject.steps_per_second
+        least = trained.env_steps * (acting + stepping) / slots
         share = stepping / (acting + stepping)
         sheet.ok(
             "pace",
-            f"acting for {slots} slots takes {milliseconds(acting)}, stepping them "
-            f"{milliseconds(stepping)} ({share:.0%} of a turn): at most "
-            f"{round_off(slots / (acting + stepping))} steps a second, before learning",
+            f"acting for {slots} slot{'s' * (slots > 1)} takes {milliseconds(acting)}, stepping "
+            f"them {milliseconds(stepping)} ({share:.0%} of a turn): at most "
+            f"{round_off(slots / (acting + stepping))} steps a second, before "
+            f"learning; the {trained.env_steps:,} steps of a run take {duration(least)} at least",
             {"acting_seconds": acting, "stepping_seconds": stepping, "slots": slots},
         )

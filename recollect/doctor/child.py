@@ -17,9 +17,12 @@ import warnings
 from dataclasses import asdict
 from typing import Any
 
-from recollect.doctor import environment, playing, repeating, speed, supervise
+from recollect.doctor import environment, playing, repeating, speed
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Sheet
-from recollect.doctor.supervise import Request
+
+ITSELF = "recollect.doctor.child"
+ELSEWHERE_SECONDS = 30.0
 
 
 def main() -> None:
@@ -91,16 +94,18 @@ def _lived(request: Request) -> list[str]:
 
 def _elsewhere(request: Request) -> list[str] | None:
     """What `playing.play` sees in another process; None if it takes too long."""
-    child = supervise.start(supervise.CHILD, 2, apart=False)
+    asked = json.dumps({**asdict(request), "lived": True}).encode() + b"\n"
     try:
-        asked = json.dumps({**asdict(request), "lived": True}).encode()
-        said, _ = child.communicate(asked + b"\n", timeout=30)
-        return json.loads(said)["lived"] if said else None
-    except (OSError, ValueError, KeyError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [sys.executable, "-m", ITSELF],
+            input=asked,
+            stdout=subprocess.PIPE,
+            timeout=ELSEWHERE_SECONDS,
+            check=True,
+        )
+        return json.loads(done.stdout)["lived"]
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError):
         return None
-    finally:
-        child.kill()
-        child.wait()
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from gymnasium import spaces
 
 from recollect.agents import wiring
 from recollect.doctor import playing
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Budget, Sheet, Status, said
-from recollect.doctor.supervise import Request
 from recollect.envs import registry
 from recollect.envs.spaces import Encoder
 from recollect.types import ConfigError, EnvSpec
@@ -36,6 +36,7 @@ class Subject:
     terminated: int = 0
     truncated: int = 0
     largest: float = 0.0  # absolute value in an observation
+    rewards: list[float] = field(default_factory=list)
     repeatable: bool = False
     steps_per_second: float = 0.0
 
@@ -49,6 +50,13 @@ class Subject:
 def examine(request: Request, sheet: Sheet, patience: float) -> Subject | None:
     """Make it, look at its spaces, play it; None if it cannot be made."""
     subject: Subject | None = None
+    if request.env.startswith("ALE/") and request.env not in gym.registry:
+        sheet.fail(
+            "made",
+            f"{request.env} is not registered before its module is imported",
+            f"pip install 'recollect[atari]', and write ale_py:{request.env}",
+        )
+        return None
     with sheet.stage("made"):
         begun = time.perf_counter()
         spec, (observation_space, action_space) = registry.describe(request.env, request.env_kwargs)
@@ -68,7 +76,7 @@ def examine(request: Request, sheet: Sheet, patience: float) -> Subject | None:
     with sheet.stage("playing", patience):
         _Survey(subject, sheet).play(request.steps, 0.4 * request.seconds)
     if not sheet.failed:
-        with sheet.stage("gymnasium", 3 * patience):
+        with sheet.stage("gymnasium", 60 + 3 * patience):
             _gymnasiums_own(subject.spec, sheet)
     return subject
 
@@ -158,6 +166,7 @@ class _Survey:
         self._tell(played)
         if not broken:
             self._episodes(played)
+            self._rewards()
 
     def _note(self, name: str, status: Status, message: str, advice: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1
@@ -214,7 +223,9 @@ class _Survey:
         except (TypeError, ValueError):
             self._note("reward", "FAIL", f"reward is {_shape(reward)}", "return one number")
             return
-        if not np.isfinite(value):
+        if np.isfinite(value):
+            self._subject.rewards.append(value)
+        else:
             self._note(
                 "reward", "FAIL", f"reward is {value}", "mend it: such an episode is dropped whole"
             )
@@ -279,12 +290,12 @@ class _Survey:
         if not lengths:
             text = f"no episode ended within {played:,} random steps; {stated}"
             if limit:
-                sheet.info("episodes", text, "", value)
+                sheet.info("episodes", text, "to see some whole: --steps, --seconds", value)
             else:
                 sheet.warn(
                     "episodes",
                     text,
-                    "an evaluation plays whole episodes: add --env-kwargs "
+                    "evaluations play whole episodes: if yours may never end, add --env-kwargs "
                     "'{\"max_episode_steps\": 1000}'",
                     value,
                 )
@@ -310,6 +321,19 @@ class _Survey:
                 "if that is a limit on time, say truncated: the last state still has a future",
             )
 
+    def _rewards(self) -> None:
+        given = self._subject.rewards
+        if not given:
+            return
+        low, high = min(given), max(given)
+        value = {"lowest": low, "highest": high, "mean": float(np.mean(given))}
+        if low == high == 0:
+            advice = "if they are very rare, exploration alone may never find one"
+            self._sheet.info("rewards", "all rewards of random play were 0", advice, value)
+        else:
+            span = f"from {low:.3g} to {high:.3g}, {value['mean']:.3g} on average"
+            self._sheet.ok("rewards", span if low < high else f"always {low:.3g}", value)
+
 
 def _gymnasiums_own(spec: EnvSpec, sheet: Sheet) -> None:
     """Gymnasium's own checker; what we found ourselves it may say again in its words."""
@@ -326,15 +350,15 @@ def _gymnasiums_own(spec: EnvSpec, sheet: Sheet) -> None:
         finally:
             env.close()
     remarks += [str(each.message) for each in caught]
-    plain = [" ".join(re.sub(r"\x1b\[\d*m|\bWARN: ", "", text).split()) for text in remarks]
+    plain = [" ".join(re.sub(r"\x1b\[\d*m|WARN: ", "", text).split()) for text in remarks]
     plain = list(dict.fromkeys(plain))
     for text in plain[:FEW]:
         short = text if len(text) < 200 else text[:197] + "..."
-        sheet.info("gymnasium", f"Gymnasium's own check says: {short}")
+        sheet.info("gymnasium", f"its own check says: {short}")
     if len(plain) > FEW:
         sheet.info("gymnasium", f"and {len(plain) - FEW} remarks more")
     if not plain:
-        sheet.ok("gymnasium", "Gymnasium's own check has nothing to say")
+        sheet.ok("gymnasium", "its own check has nothing to say")
 
 
 def _shape(value: Any) -> str:

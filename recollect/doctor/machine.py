@@ -86,7 +86,7 @@ def _installation(sheet: Sheet) -> None:
         sheet.info("python", f"Python {here}; recollect {__version__} is used without installing")
         return
     text = f"recollect {__version__} on Python {here}, {platform.system()} {platform.machine()}"
-    if _within(here, wanted):
+    if within(here, wanted):
         sheet.ok("python", text, here)
     else:
         sheet.fail("python", f"{text}: {wanted} is wanted", "make an environment with that Python")
@@ -101,7 +101,7 @@ def _installation(sheet: Sheet) -> None:
         except importlib.metadata.PackageNotFoundError:
             sheet.fail(name, f"{name} is not installed", f"python -m pip install '{requirement}'")
             continue
-        if _within(version, bounds):
+        if within(version, bounds):
             right.append(f"{name} {version.partition('+')[0]}")
         else:
             advice = f"python -m pip install '{requirement}'"
@@ -109,7 +109,7 @@ def _installation(sheet: Sheet) -> None:
     sheet.ok("libraries", ", ".join(right), right)
 
 
-def _within(version: str, bounds: str) -> bool:
+def within(version: str, bounds: str) -> bool:
     """Whether a version keeps bounds such as `>=1.1,<2`."""
     mine = _parts(version)
     for bound in filter(None, (each.strip() for each in bounds.split(","))):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from recollect.agents import wiring
 from recollect.doctor import machine
 from recollect.doctor.environment import Subject
 from recollect.doctor.sheet import Sheet
+from recollect.doctor.trained import Trained
 from recollect.replay.store import memory_need
 from recollect.run.progress import size
 from recollect.types import ArraySpec
-
-if TYPE_CHECKING:
-    from recollect.doctor.acting import Trained
 
 SHARE = 0.4
 """Of the free memory, that a replay may take."""

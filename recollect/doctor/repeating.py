@@ -14,8 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.doctor import playing
 from recollect.doctor.environment import Subject
-from recollect.doctor.sheet import Sheet
-from recollect.doctor.supervise import Request
+from recollect.doctor.request import Request
+from recollect.doctor.sheet import Budget, Sheet
 from recollect.envs import registry
 from recollect.types import EnvSpec
 
@@ -57,7 +57,7 @@ def examine(
     with sheet.stage("handed out", patience):
         _handed_out(subject, sheet, seconds)
     if subject.repeatable and restored:
-        with sheet.stage("trap 18", patience):
+        with sheet.stage("trap 18", 2 * patience):
             _modes(subject.spec, sheet, seconds)
 
 
@@ -110,12 +110,12 @@ def _same_seed(
             return
         place = playing.difference(first, there)
         if place is None:
-            sheet.ok("other process", "and the same in another process")
+            sheet.ok("other process", "the same once more in another process")
         else:
             subject.repeatable = False
             sheet.warn(
                 "other process",
-                f"in another process it differs {_at(place)}: {consequence}",
+                f"elsewhere it differs {_at(place)}: {consequence}",
                 "look for hash(), sets, time, process ids or addresses in its decisions",
             )
 
@@ -130,6 +130,7 @@ def _put_back(subject: Subject, sheet: Sheet, seconds: float) -> bool:
     used.reset(seed=7)
     chosen = playing.actions(used, 7)
     for _ in range(3):
+        sheet.alive()
         if any(used.step(next(chosen))[2:4]):
             used.reset(seed=8)
     episode = playing.play(used, 40, 9, seconds, sheet.alive)  # resets in mid-episode
@@ -163,13 +164,14 @@ def _handed_out(subject: Subject, sheet: Sheet, seconds: float) -> None:
     chosen = playing.actions(env, 3)
     changed = False
     for _ in range(5):
+        sheet.alive()
         before = copy.deepcopy(held)
         observation, _, terminated, truncated, _ = env.step(next(chosen))
         changed = changed or playing.word(before) != playing.word(held)
         held = observation
         if terminated or truncated:
             held, _ = env.reset(seed=3)
-    reads = subject.repeatable and _reads(env)
+    reads = subject.repeatable and _reads(env, sheet)
     env.close()
     what = " and ".join(["changes"] * changed + ["reads back"] * reads)
     if what:
@@ -182,10 +184,11 @@ def _handed_out(subject: Subject, sheet: Sheet, seconds: float) -> None:
         sheet.ok("handed out", "arrays it handed out are left alone")
 
 
-def _reads(env: playing.Env) -> bool:
+def _reads(env: playing.Env, sheet: Sheet) -> bool:
     """Whether an observation that we write over changes what comes next."""
     words = []
     for spoil in (False, False, True):
+        sheet.alive()
         observation, _ = env.reset(seed=4)
         for array in playing.arrays(observation) if spoil else []:
             if array.flags.writeable:
@@ -196,15 +199,16 @@ def _reads(env: playing.Env) -> bool:
 
 def _modes(spec: EnvSpec, sheet: Sheet, seconds: float) -> None:
     """The three auto-reset modes of Gymnasium give one and the same experience."""
-    length = 60
+    length, allowed = 60, 4 * seconds
     lived: dict[str, list[str]] = {}
     for mode in AutoresetMode:
         vector: Any = SyncVectorEnv([partial(playing.make, spec)] * 2, autoreset_mode=mode)
         ours = registry.wrap(vector, spec.id, dict(spec.kwargs))
         rng = np.random.default_rng(0)
         words, seed = [playing.word(ours.reset(np.array([1, 2])))], 3
-        for _ in range(length):
-            sheet.alive()
+        turns = 0
+        for _ in Budget(length, allowed, sheet.alive):
+            turns += 1
             if spec.action.discrete:
                 actions = rng.integers(spec.action.num_actions, size=2)
             else:
@@ -218,13 +222,15 @@ def _modes(spec: EnvSpec, sheet: Sheet, seconds: float) -> None:
                 words.append(playing.word(ours.restart(over, np.array([seed, seed + 1]))))
                 seed += 2
         ours.close()
+        length, allowed = turns, 1000.0  # the other modes play as many
         lived[mode.name] = words
     differ = [name for name, words in lived.items() if words != lived["DISABLED"]]
     if differ:
-        sheet.warn(
+        sheet.info(
             "trap 18",
-            f"auto-reset {' and '.join(differ)} gives other experience than DISABLED",
-            "its reset depends on what was played before: begin every episode from the seed alone",
+            f"auto-reset {' and '.join(differ)} gives other experience than DISABLED, which runs "
+            "use: this matters in a vector of your own only",
+            "return copies of observations, and begin every episode from its seed alone",
         )
     else:
         sheet.ok("trap 18", "closing observations are kept, alike in every auto-reset mode")

@@ -11,8 +11,8 @@ import numpy as np
 
 from recollect.doctor import playing
 from recollect.doctor.environment import Subject
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Budget, Sheet
-from recollect.doctor.supervise import Request
 from recollect.envs import registry
 from recollect.run.progress import size
 
@@ -25,7 +25,7 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
     if subject.env is not None:
         with sheet.stage("one environment", patience):
             _one(subject, sheet, 0.1 * request.seconds)
-    with sheet.stage("slots in turn", 2 * patience):
+    with sheet.stage("slots in turn", SLOTS * patience):
         _many(subject, sheet, 0.1 * request.seconds)
 
 
@@ -105,4 +105,4 @@ def round_off(value: float) -> str:
 
 def milliseconds(seconds: float) -> str:
     """`0.25 ms`, or `1.2 s`."""
-    return f"{seconds:.2g} s" if seconds >= 1 else f"{seconds * 1000:.2g} ms"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

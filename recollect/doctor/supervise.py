@@ -13,33 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import IO, Any
 
+from recollect.doctor.request import Request
 from recollect.doctor.sheet import Check
 
 CHILD = "recollect.doctor.child"
 START_SECONDS = 120.0
 """For Python to start and load the library, on a machine that is busy."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is to be examined.
-
-    Args:
-        env: a registered id. env_kwargs: for its constructor.
-        agent, preset, network: as of `training.prepare`.
-        steps: environment steps to play at most. seconds: to play, about.
-    """
-
-    env: str
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    agent: str = "r2d2"
-    preset: str = "auto"
-    network: str = ""
-    steps: int = 1000
-    seconds: float = 5.0
 
 
 def examine(request: Request, tell: Callable[[Check], None] = lambda check: None) -> list[Check]:
@@ -62,14 +44,14 @@ def examine(request: Request, tell: Callable[[Check], None] = lambda check: None
     return found
 
 
-def start(module: str, errors: IO[bytes] | int, *, apart: bool = True) -> subprocess.Popen[bytes]:
-    """A Python running `module`; `apart`: in a session of its own, so that all of it can end."""
+def start(module: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    """A Python running `module`, in a session of its own so that all of it can be ended."""
     return subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        start_new_session=apart,
+        start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
 

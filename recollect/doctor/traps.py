@@ -10,22 +10,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from recollect.agents import r2d2, wiring
 from recollect.agents.learning import tensors
-from recollect.agents.policy import Policy
 from recollect.doctor.sheet import Budget, Sheet
+from recollect.doctor.trained import Trained
 from recollect.parameters import Parameters
 from recollect.replay.blocks import Block
 from recollect.replay.episodes import Item
 from recollect.replay.store import Replay
-
-if TYPE_CHECKING:
-    from recollect.doctor.acting import Trained
 
 SLOTS, BATCH, WINDOWS = 4, 16, 4
 """Slots that play, windows in a batch, and how many windows long a slot plays at most."""
@@ -70,11 +67,18 @@ def examine(trained: Trained, lengths: Sequence[int], sheet: Sheet, patience: fl
         lengths: of random episodes, in steps.
     """
     played = None
-    with sheet.stage("playing", 2 * patience):
+    with sheet.stage("playing", SLOTS * patience):
         played = _play(trained, lengths, sheet)
     if played is None:
         return
     config, recorder, learner = played
+    if not recorder.episodes:
+        sheet.info(
+            "windows",
+            "not even a first block was complete in the steps played: traps were not looked at",
+            "give it more: --seconds 60",
+        )
+        return
     with sheet.stage("trap 1", patience):
         _stored_states(trained, config, recorder, sheet)
     with sheet.stage("trap 5", patience):
@@ -87,7 +91,7 @@ def examine(trained: Trained, lengths: Sequence[int], sheet: Sheet, patience: fl
         sheet.info(
             "windows",
             "no window was complete in the steps played, so learning was not looked at",
-            "give it more: --steps 5000 --seconds 20",
+            "give it more: --steps 5000 --seconds 60",
         )
         return
     batch = recorder.replay.sample(np.linspace(0, 1, BATCH, endpoint=False))
@@ -248,9 +252,7 @@ def _starts(trained: Trained, recorder: Recorder, sheet: Sheet) -> None:
         ):
             sheet.fail("trap 31", "an episode begins with the memory of another", "report this")
             return
-    spec = trained.spec
-    made = wiring.q_network(trained.config, spec, 0, trained.request.network)
-    policy = Policy(made, spec)
+    policy = trained.policy()
     observation, action, reward = _lived(next(iter(recorder.episodes.values())))
     length = min(len(action), 30)
     carry = policy.start(1)
@@ -310,7 +312,7 @@ def _burn_in(config: Any, learner: Any, batch: Any, sheet: Sheet) -> None:
     if leaks:
         sheet.fail("trap 7", "gradient flows through burn-in", "report this")
     else:
-        sheet.ok("trap 7", f"no gradient flows through the {config.burn_in} steps of burn-in")
+        sheet.ok("trap 7", "no gradient flows through burn-in")
 
 
 class _Watched(torch.nn.Module):
