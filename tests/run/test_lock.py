@@ -219,7 +219,10 @@ def test_a_child_that_leaves_the_block_does_not_free_the_lock(tmp_path: Path) ->
         b'{"pid": -1, "host": "", "started": 7}',
     ],
 )
-def test_a_damaged_owner_file_neither_hinders_nor_crashes(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_owner_file_neither_hinders_nor_crashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
+) -> None:
+    monkeypatch.setattr(lock_module, "SECONDS_FOR_A_NAME", 0.02)
     (tmp_path / lock_module.OWNER).write_bytes(damage)
     with RunLock(tmp_path) as lock:
         assert lock.taken_over_from == {}
@@ -267,6 +270,27 @@ def test_a_folder_in_which_nothing_can_be_locked_is_refused(
         monkeypatch.setattr("fcntl.flock", refuse)
         with pytest.raises(ConfigError, match=r"d cannot be locked \(.*name one on a local disk"):
             RunLock(tmp_path / "d").__enter__()
+
+
+def test_one_who_is_dead_is_not_named_while_the_new_owner_is_writing_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = json.dumps({"pid": dead.pid, "host": platform.node(), "started": "2026-01-02"})
+    with RunLock(tmp_path):
+        mine = (tmp_path / lock_module.OWNER).read_text()
+        (tmp_path / lock_module.OWNER).write_text(gone)
+        slept = []
+
+        def sleep(_: float) -> None:
+            slept.append(1)
+            (tmp_path / lock_module.OWNER).write_text(mine)
+
+        monkeypatch.setattr(lock_module.time, "sleep", sleep)
+        with pytest.raises(ConfigError, match=f"is in use by process {os.getpid()} "):
+            RunLock(tmp_path).__enter__()
+        assert slept == [1]
 
 
 def test_a_full_disk_leaves_a_lock_without_a_name(

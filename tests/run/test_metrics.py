@@ -241,6 +241,30 @@ def test_later_rows_that_find_no_room_aside_stay(
     assert [row["env_steps"] for row in read_metrics(tmp_path)] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs the names of open files")
+def test_later_rows_are_durable_aside_before_they_are_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, *({"env_steps": step} for step in range(5)))
+    tape: list[str] = []
+
+    def record(call: str) -> None:
+        real = getattr(os, call)
+
+        def recorded(file: int, *arguments: Any) -> Any:
+            tape.append(f"{call} {Path(os.readlink(f'/proc/self/fd/{file}')).name}")
+            return real(file, *arguments)
+
+        monkeypatch.setattr(os, call, recorded)
+
+    record("fsync")
+    record("ftruncate")
+    MetricsLog(tmp_path, tensorboard=False, keep_rows=2).close()
+    aside = [f"fsync {name}" for name in ("metrics-aside-1.jsonl", tmp_path.name)]
+    cut = [f"{call} metrics.jsonl" for call in ("ftruncate", "fsync")]
+    assert tape == ["ftruncate metrics.jsonl", *aside, *cut]  # the first: a line cut short
+
+
 def test_what_is_no_file_is_neither_read_nor_written(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("years of work")
     path = tmp_path / "metrics.jsonl"
