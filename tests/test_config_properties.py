@@ -273,8 +273,10 @@ print("CODE", code, "LOADED", loaded)
     [
         ["--hiddn", "3"],
         ["--hidden", "x"],
+        ["--hidden", "1e12"],
         ["--gamma", "nan"],
         ["--env-steps", "0"],
+        ["--seed", "-1"],
         ["--env-kwargs", "[1]"],
     ],
 )

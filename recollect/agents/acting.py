@@ -176,6 +176,7 @@ class Actor:
         self._turns += 1
         values, state = self._policy(self._observation, self._carry)
         self._require_finite(values, "values")
+        self._require_finite(state, "recurrent states")
         if self._values is None:
             self._values = np.zeros(
                 (len(self._rows), self._rewards.shape[1] + 1, values.shape[1]), np.float32

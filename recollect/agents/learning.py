@@ -121,11 +121,11 @@ class Skipped:
         """Go on from a state; ValueError, and nothing changed, if it is damaged."""
         self.total, self.on_end = states.count(state, "total"), states.count(state, "on_end")
 
-    def takes(self, gradients: Gradients) -> bool:
-        """Whether this update is left out, and counted.
+    def takes(self, gradients: Gradients, items: Array) -> bool:
+        """Whether this update, made of `items` [B] (uids), is left out, and counted.
 
         Raises:
-            DivergedError: it is the tenth on end.
+            DivergedError: it is the tenth on end; it names the items at fault.
         """
         figures = gradients.figures
         if np.isfinite(figures["loss"] + figures["gradient_norm"] + gradients.priorities.sum()):
@@ -133,9 +133,13 @@ class Skipped:
             return False
         self.total, self.on_end = self.total + 1, self.on_end + 1
         if self.on_end == self.LARGEST_RUN:
+            bad = items[~np.isfinite(gradients.priorities)]
+            listed = ", ".join(map(str, bad[:8].tolist())) + (", ..." if len(bad) > 8 else "")
             raise DivergedError(
                 f"{self.on_end} updates on end had a loss, gradient or priority that is not finite "
-                f"({figures}): lower learning_rate, or scale rewards and observations down"
+                f"({figures}; in the last one {len(bad)} of {len(items)} items are at fault"
+                f"{': ' * bool(listed)}{listed}): lower learning_rate, or scale rewards and "
+                "observations down"
             )
         return True
 

@@ -275,7 +275,7 @@ class Learner:
         )  # fmt: skip
         batch = self._replay.sample(draws[:, 0])
         gradients = self.gradients(batch)
-        if self.skipped.takes(gradients):
+        if self.skipped.takes(gradients, batch.uids):
             return
         self.apply(gradients.vector)
         self.updates += 1

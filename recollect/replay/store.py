@@ -54,6 +54,9 @@ class Sampler(Protocol):
     def draw(self, uniforms: Array) -> tuple[Array, Array]:
         """Slots [n] and their probabilities [n] for uniforms [n]."""
 
+    def slots(self) -> Array:
+        """The live slots, rising."""
+
     def check_valid(self) -> None:
         """Raise RuntimeError if an invariant does not hold."""
 
@@ -343,7 +346,8 @@ class Replay:
         """
         self._sampler.check_valid()
         check_contents(self._contents)
-        require(len(self._sampler) == len(self), "as many items as the sampler has")
+        slots = np.sort(self._contents.items.ages())
+        require(np.array_equal(self._sampler.slots(), slots), "the sampler has the items' slots")
         require(self.steps <= self._capacity_steps, "steps within the capacity")
         require(self.nbytes <= self._capacity_bytes, "bytes within the capacity")
 

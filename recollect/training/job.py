@@ -58,21 +58,7 @@ class Job:
         Raises:
             ConfigError: it is damaged, or what it names is not there.
         """
-        try:
-            env, config = (
-                stored["env"],
-                presets.from_dict(presets.agent(stored["agent"]).config, stored["config"]),
-            )
-            names = ("preset", "seed", "env_steps", "runtime", "network", "start_from")
-            return prepare(
-                stored["agent"],
-                env=env["id"],
-                env_kwargs=env["kwargs"],
-                config=config,
-                **{name: stored[name] for name in (*names, *MAY_CHANGE[1:])},
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"it is damaged: {error!r}") from error
+        return prepare(**presets.stored_arguments(stored))
 
     def changed(self, **settings: Any) -> Job:
         """This job with some of what `MAY_CHANGE`.
@@ -81,7 +67,7 @@ class Job:
             ConfigError: a value that cannot be.
         """
         job = replace(self, **settings)
-        check_numbers(job.seed, job.env_steps, job.checkpoint_seconds, job.keep_checkpoints)
+        presets.check_arguments(**{name: getattr(job, name) for name in MAY_CHANGE})
         return job
 
 
@@ -115,13 +101,21 @@ def prepare(
     Raises:
         ConfigError: anything unknown or contradictory, in one line.
     """
-    presets.agent(agent)
-    if not isinstance(env, str):
-        raise ConfigError(
-            f"env must be the id of a registered environment, such as 'CartPole-v1', got "
-            f"{type(env).__name__}: register yours (docs/own_environment.md) and give its id"
-        )
-    check_numbers(seed, env_steps, checkpoint_seconds, keep_checkpoints)
+    presets.check_arguments(
+        agent=agent,
+        env=env,
+        env_kwargs=env_kwargs,
+        preset=preset,
+        seed=seed,
+        env_steps=env_steps,
+        runtime=runtime,
+        network=network,
+        start_from=start_from,
+        checkpoint_seconds=checkpoint_seconds,
+        keep_checkpoints=keep_checkpoints,
+        settings=settings,
+    )
+    presets.check_settings(presets.agent(agent).config, settings or {})
     env_spec = registry.env_spec(env, env_kwargs)
     wiring.check_actions(env_spec)
     base, steps = presets.resolve(agent, preset, env_spec, env_steps)
@@ -145,22 +139,3 @@ def prepare(
         float(checkpoint_seconds),
         keep_checkpoints,
     )
-
-
-def check_numbers(
-    seed: object, env_steps: object, checkpoint_seconds: object, keep_checkpoints: object
-) -> None:
-    """Raise ConfigError unless each is a number, and one that can be."""
-    for name, value, least, below in (
-        ("seed", seed, 0, 2**64),
-        ("env_steps", 1 if env_steps is None else env_steps, 1, 2**62),
-        ("keep_checkpoints", keep_checkpoints, 1, 2**31),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ConfigError(f"{name} must be a whole number, got {value!r}")
-        if not least <= value < below:
-            power = below.bit_length() - 1
-            raise ConfigError(f"{name} must be {least} or more and below 2^{power}, got {value}")
-    seconds = checkpoint_seconds
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds < 1e9:
-        raise ConfigError(f"checkpoint_seconds must be a number of 0 or more, got {seconds!r}")

@@ -183,7 +183,8 @@ def test_replay_equals_its_model_after_every_operation(seed: int) -> None:
         blocks = state["blocks"]
         held = zip(blocks["episode"].tolist(), blocks["index"].tolist(), strict=True)
         assert list(held) == [entry[:2] for entry in model.blocks]
-        buffers = [bytes(state["buffers"][str(serial)]) for serial in blocks["serial"].tolist()]
+        assert state["buffers"].numbers.tolist() == blocks["serial"].tolist()
+        buffers = [bytes(buffer) for buffer in state["buffers"].arrays]
         assert buffers == [bytes(block.buffer) for *_, block in model.blocks]
         assert samplers[-1].slots().tolist() == sorted(state["items"]["row"].tolist())
         powers = {u: 1.0 if uniform else model.priorities[u] ** EXPONENT for u, _ in model.items}
