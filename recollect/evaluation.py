@@ -186,7 +186,8 @@ def load(run: Any, which: str = "last", batch: int | None = None) -> LoadedAgent
 
     Args:
         run: a run, its folder, or a folder written by `save`.
-        which: "last" parameters or the "best" evaluated ones.
+        which: "last" parameters or the "best" evaluated ones. Of a run that failed, the last are
+            those it had then.
         batch: B, to act in B environments at once, with one recurrent state each: observations and
             actions are [B, ...] then. Rows know nothing of each other; row by row it is the agent
             without a batch.
@@ -204,16 +205,13 @@ def load(run: Any, which: str = "last", batch: int | None = None) -> LoadedAgent
     folder = RunFolder.open(Path(getattr(run, "folder", run)))
     stored = folder.config()
     try:
-        agent = presets.agent(stored["agent"])
-        env_spec, spaces = registry.describe(stored["env"]["id"], stored["env"]["kwargs"])
-        config = presets.from_dict(agent.config, stored["config"])
-        seed, network = int(stored["seed"]), str(stored["network"])
+        asked = presets.stored_arguments(stored)
+        env_spec, spaces = registry.describe(asked["env"], asked["env_kwargs"])
     except ConfigError as error:
         raise ConfigError(f"{folder.config_path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{folder.config_path} is damaged: {error!r}") from error
+    names = ("last", "failed") if which == "last" else (which,)
     try:
-        found = checkpoint.find(folder.checkpoints, which, parameters_only=True)
+        found = checkpoint.find(folder.checkpoints, *names, parameters_only=True)
     except checkpoint.NoCheckpointError as error:
         if which == "best":
             raise checkpoint.NoCheckpointError(
@@ -222,7 +220,8 @@ def load(run: Any, which: str = "last", batch: int | None = None) -> LoadedAgent
             ) from error
         raise
     arrays, meta = checkpoint.load_parameters(found)
-    policy = agent.program(config, env_spec, seed, network).policy()
+    program = presets.agent(asked["agent"]).program
+    policy = program(asked["config"], env_spec, asked["seed"], asked["network"]).policy()
     try:
         load_named_arrays(policy.network, arrays)
     except ValueError as error:

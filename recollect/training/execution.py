@@ -217,9 +217,9 @@ def _carry_on(
             training.write_status("preempted")
             raise
         except (KeyboardInterrupt, DivergedError, EnvError) as error:
-            # Raised in the middle of a turn: what was learned is whole, the rest is not.
-            training.save_parameters("failed")
-            training.write_status(f"failed: {error or 'interrupted'}")
+            # In the middle of a turn: what was learned is whole, the rest is not.
+            stopped = isinstance(error, KeyboardInterrupt)
+            training.give_up("interrupted" if stopped else f"failed: {error}")
             raise
         except BaseException as error:
             training.write_status(f"failed: {type(error).__name__}: {error}")

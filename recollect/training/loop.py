@@ -148,6 +148,12 @@ class Training:
         self.last_row = row
         return mean, fault
 
+    def give_up(self, state: str) -> None:
+        """Save what can be saved in the middle of a turn: the parameters, and a last row."""
+        self.save_parameters("failed")
+        self._log.write(self._row())
+        self.write_status(state)
+
     def close(self) -> None:
         """Close environments and files."""
         with contextlib.suppress(OSError, checkpoint.CheckpointError):

@@ -378,7 +378,7 @@ def test_the_rate_falls_linearly_to_nothing() -> None:
     while learner.learned_steps < config.replay_ratio * 150:
         expected.append(1 - learner.learned_steps / (config.replay_ratio * 150))
         learner.step()
-        rates.append(learner._adam.param_groups[0]["lr"] / CONFIG.learning_rate)
+        rates.append(learner.adam._adam.param_groups[0]["lr"] / CONFIG.learning_rate)
     assert rates == pytest.approx(expected)
     assert rates[0] == 1
     assert len(rates) > 3

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from recollect.agents import acting, evaluating, r2d2, wiring
+from recollect.agents import acting, evaluating, policy, r2d2, wiring
 from recollect.agents.learning import named_arrays
 from recollect.agents.r2d2 import R2D2Config
 from recollect.envs import registry
@@ -141,7 +141,7 @@ def told(
 ) -> SimpleNamespace:
     """All that `make_actor` tells the actor of this process, and its policy."""
     monkeypatch.setattr(acting, "Actor", SimpleNamespace)
-    monkeypatch.setattr(acting, "Policy", lambda *told: told)
+    monkeypatch.setattr(policy, "Policy", lambda *told: told)
     make = partial(Counter, spec(longest))
     actor: Any = wiring.make_actor(
         config, spec(longest), 3, process, make, None, replay="replay", parameters="parameters"

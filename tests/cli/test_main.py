@@ -45,7 +45,7 @@ WRONG = [
     ([*TRAIN, "--prioritized", "maybe"], "--prioritized: wanted True or False, got 'maybe'"),
     ([*TRAIN, "--preset", "papr"], "unknown preset papr: did you mean paper?"),
     ([*TRAIN, "--seed", "-1"], "seed must be 0 or more and below 2^64, got -1"),
-    ([*TRAIN, "--env-steps", "0"], "--env-steps must be 1 or more, got 0"),
+    ([*TRAIN, "--env-steps", "0"], "--env-steps must be 1 or more and at most 2^53, got 0"),
     ([*TRAIN, "--runtime", "ray"], "runtime ray is not available in this version: use inline"),
     ([*TRAIN, "--runtime", "inlin"], "unknown runtime inlin: did you mean inline?"),
     ([*TRAIN, "--network", "nowhere:Net"], "network 'nowhere:Net': there is no module ..."),
@@ -57,7 +57,7 @@ WRONG = [
     (["plot", "empty", ""], "plot needs a run: give its folder"),
     (["evaluate", "."], ". is not a run: it has no config.json. It holds runs: damaged, empty"),
     (["evaluate", "nothing"], "nothing is not a run: ..."),
-    (["evaluate", "empty"], "there is no 'last' checkpoint in empty/checkpoints"),
+    (["evaluate", "empty"], "there is no 'last' or 'failed' checkpoint in empty/checkpoints"),
     (["evaluate", "empty", "--which", "bst"], "unknown parameters bst: did you mean best?"),
     (["evaluate", "empty", "--episodes", "0"], "episodes must be 1 or more, got 0"),
     (["evaluate", "empty", "--epsilon", "2"], "epsilon must lie in [0, 1], got 2.0"),
@@ -118,8 +118,14 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     config = {
         "agent": "r2d2",
         "env": {"id": "recollect/Recall-v0", "kwargs": {}},
+        "preset": "auto",
         "seed": 0,
+        "env_steps": 100,
+        "runtime": "inline",
         "network": "",
+        "start_from": "",
+        "checkpoint_seconds": 0.0,
+        "keep_checkpoints": 2,
         "config": {},
     }
     write_run(folder / "damaged", "{")

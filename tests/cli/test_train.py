@@ -77,6 +77,7 @@ def test_the_end_says_what_was_reached_and_what_to_do_next(
         "next:",
         "  python -m recollect evaluate my_runs/first --episodes 100",
         "  python -m recollect plot my_runs/first",
+        "  python -m recollect resume my_runs/first --env-steps 2000",
     ]
 
 
