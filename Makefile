@@ -51,7 +51,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 train: $(INSTALLED)  ## a first agent that remembers, in runs/first (or RUN=...)
 	@if [ -e "$(RUN)" ]; then \
-		echo "There is a run in $(RUN) already. Score it:  $(BIN)/recollect evaluate $(RUN)"; \
+		echo "There is a run in $(RUN) already. If it was stopped, go on:  $(BIN)/recollect resume $(RUN)"; \
+		echo "or score it:  $(BIN)/recollect evaluate $(RUN)"; \
 		echo "or start another one beside it:  make train RUN=runs/second"; \
 		echo "or remove it and start afresh:  rm -r $(RUN)"; \
 		exit 1; fi
