@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from recollect import presets
-from recollect.envs import registry
 from recollect.run import checkpoint
 from recollect.run.folder import RunFolder, reason
+from recollect.run.lock import owner
 from recollect.run.metrics import read_metrics
 from recollect.run.replay_picture import draw
-from recollect.types import Array, Buffers, ConfigError
+from recollect.types import ActionSpec, Array, Buffers, ConfigError, EnvSpec
 
 GREEDY, TRAINING, FINAL = "evaluator/return_mean", "actor/return_mean", "final/return_mean"
 DAMAGE = (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError)
@@ -53,9 +53,10 @@ def inspect(run: Any, *, pictures: bool = True) -> dict[str, Any]:
         found["differences"] = _differences(found["config"])
     except (ConfigError, KeyError, TypeError, ValueError, AttributeError) as error:
         problems.append(_said(folder.config_path, error))
-    found["status"] = None
+    found["status"] = found["owner"] = None
     try:
         found["status"] = folder.status()
+        found["owner"] = owner(folder)
     except (OSError, ValueError) as error:
         problems.append(_said(folder.status_path, error))
     found["progress"] = None
@@ -251,7 +252,8 @@ def distribution(values: Array) -> dict[str, float] | None:
 def _differences(config: dict[str, Any]) -> list[str]:
     name = config["agent"]
     settings = presets.from_dict(presets.agent(name).config, config["config"])
-    env = registry.env_spec(config["env"]["id"], config["env"]["kwargs"])
+    # Of the environment only the name: a stranger's run must not have its modules imported.
+    env = EnvSpec(str(config["env"]["id"]), {}, {}, ActionSpec(1))
     return presets.differences(name, settings, env)
 
 

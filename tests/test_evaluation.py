@@ -307,5 +307,7 @@ def test_a_damaged_or_unfitting_folder_is_refused_by_name(clock: Path) -> None:
         recollect.load(clock)
     del config["seed"]
     path.write_text(json.dumps(config))
-    with pytest.raises(recollect.ConfigError, match=r"config.json: the stored config.json lacks seed"):
+    with pytest.raises(
+        recollect.ConfigError, match=r"config.json: the stored config.json lacks seed"
+    ):
         recollect.load(clock)

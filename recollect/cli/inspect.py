@@ -87,6 +87,11 @@ def _about(facts: dict[str, Any]) -> list[str]:
             preset = f", preset {config['preset']}" if config.get("preset") else ""
             lines.append(_line("asked for", f"{steps:,} environment steps{preset}"))
     lines.append(_line("status", _status(facts["status"])))
+    running = bool(facts["status"]) and facts["status"].get("state") == "running"
+    if facts["owner"] is not None:
+        lines.append(_line("", f"process {facts['owner'].get('pid', '?')} works on it"))
+    elif running:
+        lines.append(_line("", "but nobody works on it: it was killed; recollect resume goes on"))
     changed = facts["differences"]
     if changed:
         lines.append(_line("settings", f"{len(changed)} differ from the paper's"))
@@ -97,9 +102,15 @@ def _about(facts: dict[str, Any]) -> list[str]:
 def _status(status: dict[str, Any] | None) -> str:
     if status is None:
         return "cannot be read"
-    rest = [f"{key.replace('_', ' ')} {_number(status[key])}" for key in status if key != "state"]
-    known = ", ".join([str(status.get("state", "")), *rest]).strip(", ")
-    return known or "none: it has not ended, or was killed"
+    if not status:
+        return "none: it has not begun, or was killed at once"
+    state, steps, total = (status.get(key) for key in ("state", "env_steps", "total_env_steps"))
+    known = [str(state)]
+    if isinstance(steps, int):
+        known.append(f"{steps:,} steps" + (f" of {total:,}" if isinstance(total, int) else ""))
+    if "written" in status:
+        known.append(f"as of {status['written']}")
+    return ", ".join(known)
 
 
 def _progress(progress: dict[str, Any] | None) -> list[str]:
@@ -215,7 +226,7 @@ def _number(value: Any) -> str:
         return str(value)
     if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
-    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _plain(value: Any) -> Any:

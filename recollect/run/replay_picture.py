@@ -66,7 +66,7 @@ def _histogram(axes: Any, values: Array, unit: str, of: str) -> None:
     axes.text(
         median,
         1.0,
-        f" median {median:,.4g} ",
+        f" median {median:,.0f} " if median >= 1000 else f" median {median:.4g} ",
         color=COLOURS[1],
         fontsize=9,
         ha="left" if left else "right",

@@ -31,7 +31,7 @@ ROWS_PER_RUN = 200
 MOST_STEPS_PER_ROW = 50_000
 SECONDS_PER_LOOK = 5.0
 """Between two looks at a run whose rows are further apart, and between two status files."""
-CHECKPOINT_SECONDS = (10.0, 600.0)
+CHECKPOINT_SECONDS = (5.0, 600.0)
 """Least and most between two checkpoints, where the run does not say how many."""
 CHECKPOINT_SHARE = 0.02
 """Of the time, that writing checkpoints may take between these two."""

@@ -20,7 +20,8 @@ FACTS: dict[str, Any] = {
         "preset": "auto",
     },
     "differences": ["burn_in = 8 (paper: 40)"],
-    "status": {"state": "running", "env_steps": 12_000},
+    "status": {"state": "running", "env_steps": 12_000, "total_env_steps": 20_000},
+    "owner": None,
     "progress": {
         "rows": 4,
         "env_steps": 12_000,
@@ -74,7 +75,8 @@ run          runs/a
 agent        r2d2 on recollect/Recall-v0, seed 3
              environment's arguments {"delay": 30}
 asked for    70,000 environment steps, preset auto
-status       running, env steps 12,000
+status       running, 12,000 steps of 20,000
+             but nobody works on it: it was killed; recollect resume goes on
 settings     1 differ from the paper's
                burn_in = 8 (paper: 40)
 progress     12,000 environment steps, 456 updates, 7.5 s
@@ -93,9 +95,9 @@ replay       of last-12000-0
              90.0% of the items begin in mid-episode, 80.0% have a burn-in, 0.0% have priority 0
              drawn as if from 371 of 500 items evenly (priority to the 0.6)
                                                least        p10     median        p90       most
-             age, environment steps                0          1        2.5    1,234.5     70,000
-             policy's age, updates                 0          1        2.5    1,234.5     70,000
-             steps of ended episodes               0          1        2.5    1,234.5     70,000
+             age, environment steps                0          1        2.5      1,234     70,000
+             policy's age, updates                 0          1        2.5      1,234     70,000
+             steps of ended episodes               0          1        2.5      1,234     70,000
 picture      runs/a/inspect/replay.png
 PROBLEM      runs/a/system.json: gone
 """
@@ -133,7 +135,7 @@ def test_json_is_one_object(asked: dict[str, Any], capsys: pytest.CaptureFixture
 def test_what_is_not_known_is_said(
     asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nothing = {"config": {}, "differences": [], "status": None, "progress": None}
+    nothing = {"config": {}, "differences": [], "status": None, "owner": None, "progress": None}
     nothing |= {"checkpoints": [], "parameters": None, "replay": None, "pictures": []}
     asked["facts"] = {"run": "a", "problems": ["a/config.json: gone"], **nothing}
     assert cli.main(["inspect", "a"]) == 0
@@ -148,7 +150,7 @@ def test_what_is_not_known_is_said(
     asked["facts"] |= {"status": {}, "progress": {"rows": 0}}
     assert cli.main(["inspect", "a"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "status       none: it has not ended, or was killed"
+    assert lines[1] == "status       none: it has not begun, or was killed at once"
     assert lines[2] == "progress     no rows of metrics"
 
 
