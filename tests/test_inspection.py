@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import recollect
 from recollect import inspection
 from recollect.inspection import describe_parameters, describe_progress, describe_replay
 from recollect.replay.contents import EPISODE, LAST, LEARNED, SERIAL, START, STEPS, TAIL, UID
@@ -287,3 +288,17 @@ def test_the_replay_of_the_newest_full_checkpoint_is_described_and_drawn(
 def test_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a run"):
         inspection.inspect(tmp_path / "nothing")
+
+
+def test_nothing_that_a_run_names_is_imported(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SECURITY.md: a stranger's run can be looked at before it is trusted."""
+    (tmp_path / "planted.py").write_text("raise SystemExit('it ran')\n")
+    monkeypatch.chdir(tmp_path)
+    config = run.config()
+    config["env"] = {"id": "planted:Trap-v0", "kwargs": {}}
+    run.write_config({**config, "network": "planted:Network"})
+    assert inspection.inspect(run)["problems"] == []
+    with pytest.raises(SystemExit, match="it ran"):
+        recollect.load(run)

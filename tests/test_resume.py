@@ -76,23 +76,45 @@ def job(name: str, env_steps: int) -> dict[str, Any]:
     return {**SMALL, **JOBS[name], "env_steps": env_steps}
 
 
-def process(
-    folder: Path, train: dict[str, Any] | None, stop: int | None, checkpoint_seconds: float
-) -> dict[str, Any]:
-    """Train in `folder`, or go on there, in a new process; what it says of itself."""
-    keeping = {"checkpoint_seconds": checkpoint_seconds}
-    asked = {"train": train and {**train, **keeping}, "resume": keeping, "stop": stop}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.stopping", str(folder), json.dumps(asked)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+class Trainings:
+    """Trainings in processes of their own: forks of one that trains nothing, or all new ones."""
+
+    def __init__(self, errors: Path, afresh: bool) -> None:
+        self._errors, self._afresh = errors, afresh
+        self._process: subprocess.Popen[str] | None = None
+
+    def __call__(
+        self, folder: Path, train: dict[str, Any] | None, stop: int | None, seconds: float
+    ) -> dict[str, Any]:
+        """Train in `folder`, or go on there; what the process says of itself.
+
+        `seconds` lie between two checkpoints.
+        """
+        if self._process is None or self._afresh:
+            self.close()
+            with self._errors.open("w") as errors:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "tests.stopping"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    cwd=ROOT,
+                    env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+                )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        keeping = {"checkpoint_seconds": seconds}
+        asked = {"train": train and {**train, **keeping}, "resume": keeping, "stop": stop}
+        self._process.stdin.write(json.dumps({"folder": str(folder), **asked}) + "\n")
+        self._process.stdin.flush()
+        said = json.loads(self._process.stdout.readline() or '{"failed": true}')
+        assert "failed" not in said, self._errors.read_text()
+        return said
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.communicate(timeout=60)
 
 
 def everything(run: Path) -> tuple[str, dict[str, np.ndarray], list[dict[str, Any]]]:
@@ -102,9 +124,12 @@ def everything(run: Path) -> tuple[str, dict[str, np.ndarray], list[dict[str, An
     return digest(found.state), found.parameters, rows
 
 
-def assert_resumes_exactly(tmp_path: Path, name: str, env_steps: int, stops: int) -> None:
+def assert_resumes_exactly(
+    tmp_path: Path, name: str, env_steps: int, stops: int, *, afresh: bool = False
+) -> None:
     asked = job(name, env_steps)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = Trainings(tmp_path / "errors", afresh)
     looks = process(whole, asked, None, 1e6)["looks"]
     rng = np.random.default_rng(stops)
     at = np.sort(rng.choice(np.arange(1, looks), stops, replace=False))
@@ -115,6 +140,7 @@ def assert_resumes_exactly(tmp_path: Path, name: str, env_steps: int, stops: int
         assert said["stopped"]
         assert json.loads((cut / "status.json").read_text())["state"] == "preempted"
     assert not process(cut, None, None, 0.3)["stopped"]
+    process.close()
     found, wanted = everything(cut), everything(whole)
     assert found[2] == wanted[2]
     assert found[1].keys() == wanted[1].keys()
@@ -134,4 +160,4 @@ def test_three_stops_change_nothing(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", JOBS)
 def test_twenty_stops_change_nothing(tmp_path: Path, name: str) -> None:
     """C4."""
-    assert_resumes_exactly(tmp_path, name, 1500, 20)
+    assert_resumes_exactly(tmp_path, name, 1500, 20, afresh=True)
