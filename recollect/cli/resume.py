@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from recollect import presets, training
-from recollect.cli import words
+from recollect.agents.r2d2 import R2D2Config
+from recollect.cli import settings, words
 from recollect.cli.train import ENVIRONMENT, KEEPING, RUN, summary, telling_what_is_left
 from recollect.cli.words import Option
 from recollect.types import ConfigError, EnvError
@@ -42,8 +43,13 @@ def command(given: Sequence[str]) -> None:
         required="resume needs a run: give its folder",
     )
     folder = Path(found.pop("RUN"))
-    with telling_what_is_left(folder):
-        run = training.resume(folder, **found, verbose=True)
+    try:
+        with telling_what_is_left(folder):
+            run = training.resume(folder, **found, verbose=True)
+    except ConfigError as error:
+        if "config.json" in str(error):  # there the fields have other names
+            raise
+        raise ConfigError(settings.as_options(str(error), R2D2Config)) from error
     print(summary(run))
     if run.fault:
         raise EnvError(run.fault)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from recollect.run.lock import RunLock
 from recollect.run.machine import free_memory, one_thread
 from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
-from recollect.training.job import Job, prepare
+from recollect.training.job import MAY_CHANGE, Job, prepare
 from recollect.types import ConfigError, DivergedError, EnvError
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
     with _locked(path), one_thread():  # both refuse before torch is loaded
         RunFolder(path).refuse_if_taken()
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
-        need = _check_memory(job, program.replay_bytes)
+        said = [*_differences(job), _check_memory(job, program.replay_bytes)]
+        start = _start(job, program)
         folder = RunFolder.create(path, job.as_dict())
-        return _carry_on(job, folder, program, None, verbose, [*_differences(job), need])
+        return _carry_on(job, folder, program, None, start, verbose, said)
 
 
 def resume(
@@ -147,14 +148,17 @@ def resume(
                 folder.checkpoints, "last", full=True, report=said.append
             )
         if found is not None:
+            _refuse_changes(found.meta.get("job"), job, found.path)
             _refuse_if_finished(folder, job, found.env_steps)
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
         said.append(_check_memory(job, program.replay_bytes))
+        start = None
         if found is None:
+            start = _start(job, program)
             said.append("there is no checkpoint of this run yet: it begins anew")
         if job != stored:
             folder.write_config(job.as_dict())
-        return _carry_on(job, folder, program, found, verbose, said)
+        return _carry_on(job, folder, program, found, start, verbose, said)
 
 
 @contextlib.contextmanager
@@ -189,6 +193,7 @@ def _carry_on(
     folder: RunFolder,
     program: Any,
     found: Checkpoint | None,
+    start: Any,
     verbose: bool,
     said: list[str],
 ) -> Run:
@@ -203,8 +208,11 @@ def _carry_on(
         progress.warnings(),
         randomness.seeded(job.seed),
         Stop(on_first=lambda: progress.line("stopping: saving a checkpoint")) as stop,
-        contextlib.closing(Training(job, folder, program, progress, stop, found)) as training,
+        contextlib.closing(
+            Training(job, folder, program, progress, stop, found, start)
+        ) as training,
     ):
+        training.damaged = sum(line.startswith("ERROR") for line in said)
         for line in said:
             (progress.line if line.startswith("ERROR") else progress.note)(line)
         _warn_if_nothing_can_be_learned(job)
@@ -271,3 +279,50 @@ def _warn_if_nothing_can_be_learned(job: Job) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _start(job: Job, program: Any) -> Any:
+    """The parameters [P] of the run that this one begins with; None if it begins with its own."""
+    from recollect.agents.learning import load_named_arrays
+    from recollect.run import checkpoint
+
+    if not job.start_from:
+        return None
+    there = RunFolder.open(job.start_from)
+    found = checkpoint.find(there.checkpoints, "last", "failed", parameters_only=True)
+    policy = program.policy()
+    try:
+        load_named_arrays(policy.network, checkpoint.load_parameters(found)[0])
+    except ValueError as error:
+        raise ConfigError(
+            f"the parameters of {job.start_from} do not fit this run: {error}"
+        ) from error
+    return policy.vector()
+
+
+def _refuse_changes(saved: Any, job: Job, found: Path) -> None:
+    """Raise ConfigError, naming what differs, unless the checkpoint is of this job."""
+    wanted = job.as_dict()
+    from recollect.run.checkpoint import CheckpointError
+
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{found}: it does not say which run it is of")
+    before, now = (_flat(x) for x in (saved, wanted))
+    changed = [
+        f"{name} is {now.get(name)!r} in config.json and was {before.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in MAY_CHANGE
+    ]
+    if changed:
+        raise ConfigError(
+            f"{'; '.join(changed)}: a resumed run keeps its settings, only {', '.join(MAY_CHANGE)} "
+            "may change. Put them back, or begin a new run from this one's weights (train --from)"
+        )
+
+
+def _flat(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Config fields beside the others, as config.json has them: tuples are lists there."""
+    config = job.get("config")
+    fields = {**job, **config} if isinstance(config, Mapping) else dict(job)
+    fields.pop("config", None)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

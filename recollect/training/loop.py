@@ -8,13 +8,12 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recollect.agents.evaluating import InterruptedEvaluation, evaluate_on
-from recollect.agents.learning import load_named_arrays, named_arrays
+from recollect.agents.learning import named_arrays
 from recollect.envs import calls
 from recollect.run import checkpoint
 from recollect.run.checkpoint import Checkpoint, Checkpoints, Saved
@@ -24,8 +23,8 @@ from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
 from recollect.run.watchdog import Watchdog
 from recollect.runtime.inline import Inline
-from recollect.training.job import MAY_CHANGE, Job
-from recollect.types import ConfigError, EnvError
+from recollect.training.job import Job
+from recollect.types import Array, EnvError
 
 ROWS_PER_RUN = 200
 MOST_STEPS_PER_ROW = 50_000
@@ -46,9 +45,9 @@ class Training:
         program: of the job.
         progress: where a person looks.
         stop: says when to stop.
-        found: the checkpoint to go on from, verified; None: from the beginning.
+        found: the checkpoint to go on from, of this job and verified; None: from the beginning.
+        start: parameters [P] to begin with; None: the network's own.
     Raises:
-        ConfigError: `found` was made by another job, or `start_from` has other parameters.
         CheckpointError: what is in `found` does not fit.
     """
 
@@ -60,6 +59,7 @@ class Training:
         progress: Progress,
         stop: Stop,
         found: Checkpoint | None,
+        start: Array | None,
     ) -> None:
         self.job, self._folder, self._progress, self._stop = job, folder, progress, stop
         self._runtime = Inline(program)
@@ -67,8 +67,11 @@ class Training:
         meta: Mapping[str, Any] = {"rows": 0, "next_row": 0, "seconds": 0.0}
         if found is not None:
             meta = self._restore(found)
-        elif job.start_from:
-            self._start_from(Path(job.start_from))
+        elif start is not None:
+            learner = self._runtime.parts["learner"]
+            learner.online_parameters.load(start)
+            learner.update_target()
+            learner.publish()
         self._log = MetricsLog(folder, keep_rows=int(meta["rows"]))
         self._next_row = int(meta["next_row"]) or self._row_after(0)
         self._started = time.perf_counter() - float(meta["seconds"])
@@ -82,6 +85,7 @@ class Training:
         self._last_saved: dict[str, Any] | None = None
         self._saved_at = self._looked_at = time.perf_counter()
         self._ended = False
+        self.damaged = 0  # checkpoints passed over
         self.last_row: dict[str, float] = {}
         evaluator = self._runtime.parts.get("evaluator")
         self.best: tuple[float, Any] | None = None
@@ -179,6 +183,7 @@ class Training:
             **{f"run/{name}": value for name, value in counts.items()},
             **self._runtime.metrics(),
             **{f"checkpoint/{name}": value for name, value in self._saves.items()},
+            "checkpoint/damaged": self.damaged,
         }
 
     def _write_row(self) -> None:
@@ -355,7 +360,6 @@ class Training:
     def _restore(self, found: Checkpoint) -> Mapping[str, Any]:
         """Put everything where it was; the checkpoint's meta."""
         assert found.state is not None  # it was looked for as a whole one
-        _refuse_changes(found.meta.get("job"), self.job, found.path)
         try:
             self._runtime.load_state_dict(found.state)
             rows, following = found.meta["rows"], found.meta["next_row"]
@@ -370,42 +374,3 @@ class Training:
             raise checkpoint.CheckpointError(
                 f"{found.path}: it cannot be gone on from: {error}"
             ) from error
-
-    def _start_from(self, run: Path) -> None:
-        """Begin with the parameters of another run."""
-        there = RunFolder.open(run)
-        found = checkpoint.find(there.checkpoints, "last", "failed", parameters_only=True)
-        try:
-            load_named_arrays(self._policy.network, checkpoint.load_parameters(found)[0])
-        except ValueError as error:
-            raise ConfigError(f"the parameters of {run} do not fit this run: {error}") from error
-        learner = self._runtime.parts["learner"]
-        learner.online_parameters.load(self._policy.vector())
-        learner.update_target()
-        learner.publish()
-
-
-def _refuse_changes(saved: Any, job: Job, found: Path) -> None:
-    """Raise ConfigError, naming what differs, unless the checkpoint is of this job."""
-    wanted = job.as_dict()
-    if not isinstance(saved, dict):
-        raise checkpoint.CheckpointError(f"{found}: it does not say which run it is of")
-    before, now = (_flat(x) for x in (saved, wanted))
-    changed = [
-        f"{name} is {now.get(name)!r} in config.json and was {before.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name) and name not in MAY_CHANGE
-    ]
-    if changed:
-        raise ConfigError(
-            f"{'; '.join(changed)}: a resumed run keeps its settings, only {', '.join(MAY_CHANGE)} "
-            "may change. Put them back, or begin a new run from this one's weights (train --from)"
-        )
-
-
-def _flat(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Config fields beside the others, as config.json has them: tuples are lists there."""
-    config = job.get("config")
-    fields = {**job, **config} if isinstance(config, Mapping) else dict(job)
-    fields.pop("config", None)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
