@@ -156,6 +156,10 @@ def resume(
         if found is None:
             start = _start(job, program)
             said.append("there is no checkpoint of this run yet: it begins anew")
+        if job.config != stored.config:
+            said.append(
+                f"decay_steps = {job.env_steps}: the learning rate falls over the new length"
+            )
         if job != stored:
             folder.write_config(job.as_dict())
         return _carry_on(job, folder, program, found, start, verbose, said)
@@ -325,4 +329,6 @@ def _flat(job: Mapping[str, Any]) -> dict[str, Any]:
     config = job.get("config")
     fields = {**job, **config} if isinstance(config, Mapping) else dict(job)
     fields.pop("config", None)
+    if fields.get("decay_steps") == fields.get("env_steps"):
+        fields["decay_steps"] = "the run's length"
     return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

@@ -63,11 +63,15 @@ class Job:
     def changed(self, **settings: Any) -> Job:
         """This job with some of what `MAY_CHANGE`.
 
+        A learning rate that falls over the run's length falls over the new length.
+
         Raises:
             ConfigError: a value that cannot be.
         """
         job = replace(self, **settings)
         presets.check_arguments(**{name: getattr(job, name) for name in MAY_CHANGE})
+        if getattr(self.config, "decay_steps", None) == self.env_steps:
+            job = replace(job, config=replace(self.config, decay_steps=job.env_steps))
         return job
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from recollect.agents.evaluating import InterruptedEvaluation, evaluate_on
 from recollect.agents.learning import named_arrays
@@ -316,6 +317,7 @@ class Training:
                 "next_row": self._next_row,
                 "seconds": begin - self._started,
                 "job": self.job.as_dict(),
+                "arithmetic": _arithmetic(),
             },
         }
         self._saves["standstill_seconds"] = time.perf_counter() - begin
@@ -360,6 +362,12 @@ class Training:
     def _restore(self, found: Checkpoint) -> Mapping[str, Any]:
         """Put everything where it was; the checkpoint's meta."""
         assert found.state is not None  # it was looked for as a whole one
+        before, now = found.meta.get("arithmetic"), _arithmetic()
+        if before != now:
+            self._progress.line(
+                f"this run was computed with {before} and goes on with {now}: from here on it is not "
+                "bit for bit what it would have been"
+            )
         try:
             self._runtime.load_state_dict(found.state)
             rows, following = found.meta["rows"], found.meta["next_row"]
@@ -374,3 +382,8 @@ class Training:
             raise checkpoint.CheckpointError(
                 f"{found.path}: it cannot be gone on from: {error}"
             ) from error
+
+
+def _arithmetic() -> str:
+    """What sums may depend on, beside what is computed."""
+    return f"torch {torch.__version__} on {torch.get_num_threads()} threads"

@@ -95,7 +95,9 @@ def test_a_finished_run_goes_on_only_if_it_is_told_how_long(
     (aside,) = run.glob("metrics-aside-*.jsonl")
     assert json.loads(aside.read_text())["final/episodes"] == 20
     assert steps(run)[-1] == 600
-    assert json.loads((run / "config.json").read_text())["env_steps"] == 600
+    config = json.loads((run / "config.json").read_text())
+    assert config["env_steps"] == config["config"]["decay_steps"] == 600
+    assert read_metrics(run)[-1]["updates"] > rows[-1]["updates"]
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
 
