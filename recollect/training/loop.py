@@ -365,8 +365,8 @@ class Training:
         before, now = found.meta.get("arithmetic"), _arithmetic()
         if before != now:
             self._progress.line(
-                f"this run was computed with {before} and goes on with {now}: from here on it is not "
-                "bit for bit what it would have been"
+                f"this run was computed with {before} and goes on with {now}: from here on it is "
+                "not bit for bit what it would have been"
             )
         try:
             self._runtime.load_state_dict(found.state)
