@@ -70,6 +70,11 @@ class Training:
         elif job.start_from:
             self._start_from(Path(job.start_from))
         self._log = MetricsLog(folder, keep_rows=int(meta["rows"]))
+        if self._log.moved_to is not None:
+            progress.note(
+                f"rows that came after this checkpoint were moved to {self._log.moved_to.name}: "
+                "they are lived again"
+            )
         self._next_row = int(meta["next_row"]) or self._row_after(0)
         self._started = time.perf_counter() - float(meta["seconds"])
         self._began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
