@@ -33,6 +33,10 @@ class NotFiniteError(EnvError):
     """An environment gave what is not finite, where no episode can be dropped for it."""
 
 
+class NotSavedError(OSError):
+    """A run came to its end and the disk did not take it: what came last is not kept."""
+
+
 class DivergedError(RuntimeError):
     """What a network gives, or a loss or gradient, is not finite and will not be so again."""
 

@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.
 
     0: done. 1: a file could not be read or written, an environment failed, or learning diverged.
-    2: something is wrong with the words, the run or its files. 130: interrupted, 143: terminated.
+    2: something is wrong with the words, the run or its files. 130, 143, 129: ended by SIGINT,
+    SIGTERM, SIGHUP.
     Of all but the first one line on stderr says more.
 
     Args:
@@ -53,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _open_closed_streams()
     try:
-        code = _answer(list(sys.argv[1:] if arguments is None else arguments))
+        from recollect.run import signals
+
+        with signals.raised():
+            code = _answer(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
         return code
     except KeyboardInterrupt as error:

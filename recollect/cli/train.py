@@ -25,6 +25,7 @@ from recollect.types import (
     DivergedError,
     EnvError,
     EnvSpec,
+    NotSavedError,
 )
 
 EXAMPLE = "recollect/PositionCartPole-v0"
@@ -136,8 +137,14 @@ def telling_what_is_left(folder: Path) -> Iterator[None]:
         yield
     except Interrupted as stopped:
         resume = f"{words.program()} resume {shlex.quote(str(folder))}"
-        stopped.args = (f"stopped by {stopped.signal_name}; go on with: {resume}",)
+        unsaved = f"; {stopped.unsaved}: make room first" if stopped.unsaved else ""
+        stopped.args = (f"stopped by {stopped.signal_name}{unsaved}; go on with: {resume}",)
         raise
+    except NotSavedError as error:
+        resume = f"{words.program()} resume {shlex.quote(str(folder))}"
+        raise NotSavedError(
+            f"{error}. Make room, then do what is missing again: {resume}"
+        ) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted{_left(folder)}") from None
     except (EnvError, DivergedError) as error:

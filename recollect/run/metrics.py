@@ -61,6 +61,8 @@ class MetricsLog:
         self.path = Path(folder) / "metrics.jsonl"
         self.failed = 0
         """How often the disk did not take what was to be written."""
+        self.moved_to: Path | None = None
+        """Where rows are that came after those to be kept; None if there were none."""
         self.dropped = 0
         """Rows lost because more than `ROWS_WAITING_LIMIT` would have waited."""
         self._events_path = Path(folder) / "tensorboard"
@@ -163,7 +165,7 @@ class MetricsLog:
                 stacklevel=3,
             )
         if kept < self._size:
-            _copy_aside(self.path.parent, self._file, kept, self._size)
+            self.moved_to = _copy_aside(self.path.parent, self._file, kept, self._size)
             os.ftruncate(self._file, kept)
             os.fsync(self._file)
             self._size = kept
@@ -316,7 +318,7 @@ def _rows_and_bytes(file: int, limit: int | None = None) -> tuple[int, int]:
     return rows, end
 
 
-def _copy_aside(folder: Path, file: int, start: int, end: int) -> None:
+def _copy_aside(folder: Path, file: int, start: int, end: int) -> Path:
     """Make bytes of an open file durable in a new file beside it."""
     number = 1
     while (path := folder / f"metrics-aside-{number}.jsonl").exists() or path.is_symlink():
@@ -330,6 +332,7 @@ def _copy_aside(folder: Path, file: int, start: int, end: int) -> None:
             aside.flush()
             os.fsync(aside.fileno())
         fsync_folder(folder)
+        return path
     except BaseException:
         with contextlib.suppress(OSError):
             path.unlink()

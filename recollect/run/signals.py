@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -22,11 +22,12 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         signal_name: SIGINT, SIGTERM or SIGHUP.
+        unsaved: why it could not be saved, and what there is instead; empty if it was.
     """
 
-    def __init__(self, signal_name: str) -> None:
+    def __init__(self, signal_name: str, unsaved: str = "") -> None:
         super().__init__(f"ended by {signal_name}")
-        self.signal_name = signal_name
+        self.signal_name, self.unsaved = signal_name, unsaved
 
     @property
     def exit_code(self) -> int:
@@ -57,7 +58,7 @@ class Stop:
         on_second: Callable[[], object] | None = None,
     ) -> None:
         self.requested: str | None = None
-        self._on_first, self._on_second = on_first, on_second
+        self.on_first, self._on_second = on_first, on_second
         self._first_at = 0.0
         self._pid = os.getpid()
         self._former: dict[int, Any] = {}
@@ -90,9 +91,9 @@ class Stop:
         name = signal.Signals(number).name
         if self.requested is None:
             self.requested, self._first_at = name, time.monotonic()
-            if self._on_first is not None:
+            if self.on_first is not None:
                 with contextlib.suppress(Exception):
-                    self._on_first()
+                    self.on_first()
         elif name != "SIGHUP" and time.monotonic() - self._first_at > SECONDS_AS_ONE:
             self._leave(name)
 
@@ -104,6 +105,29 @@ class Stop:
 
         call_within(SECONDS_TO_LEAVE, last_words)
         os._exit(Interrupted(name).exit_code)
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise Interrupted, as SIGINT raises KeyboardInterrupt.
+
+    So a command that has nothing to save yet leaves in good order, too. What is ignored stays so.
+    """
+
+    def handle(number: int, _: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    former: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                former[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
 
 
 def call_within(seconds: float, function: Callable[[], object]) -> None:

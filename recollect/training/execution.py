@@ -17,7 +17,7 @@ from recollect.run.machine import free_memory, one_thread
 from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
 from recollect.training.job import MAY_CHANGE, Job, prepare
-from recollect.types import ConfigError, DivergedError, EnvError
+from recollect.types import ConfigError, DivergedError, EnvError, NotSavedError
 
 if TYPE_CHECKING:
     from recollect.run.checkpoint import Checkpoint
@@ -92,16 +92,18 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
         Interrupted: by a signal; `resume` goes on as if nothing had been.
         EnvError, DivergedError: an environment failed too often, learning diverged. The last
             parameters, status and curve are there.
+        NotSavedError: it came to its end and could not be saved there.
     """
     path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
     RunFolder(path).refuse_if_taken()
-    with _locked(path), one_thread():  # both refuse before torch is loaded
+    # The first two refuse before torch is loaded; a signal from here on is answered by saving.
+    with _locked(path), _stop(verbose) as stop, one_thread():
         RunFolder(path).refuse_if_taken()
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
         said = [*_differences(job), _check_memory(job, program.replay_bytes)]
         start = _start(job, program)
         folder = RunFolder.create(path, job.as_dict())
-        return _carry_on(job, folder, program, None, start, verbose, said)
+        return _carry_on(job, folder, program, None, start, verbose, stop, said)
 
 
 def resume(
@@ -125,10 +127,10 @@ def resume(
         ConfigError: no such run; it is finished; another process works on it; its config.json is
             not that of its checkpoint.
         CheckpointError: none of its checkpoints can be used.
-        Interrupted, EnvError, DivergedError: as `execute`.
+        Interrupted, EnvError, DivergedError, NotSavedError: as `execute`.
     """
     folder = RunFolder.open(Path(getattr(run, "folder", run)))
-    with _locked(folder.path), one_thread():
+    with _locked(folder.path), _stop(verbose) as stop, one_thread():
         try:
             stored = Job.from_dict(folder.config())
         except ConfigError as error:
@@ -162,7 +164,17 @@ def resume(
             )
         if job != stored:
             folder.write_config(job.as_dict())
-        return _carry_on(job, folder, program, found, start, verbose, said)
+        return _carry_on(job, folder, program, found, start, verbose, stop, said)
+
+
+def _stop(verbose: bool) -> Stop:
+    """Hears signals from the beginning: what comes before the first turn ends the run there."""
+
+    def tell() -> None:
+        if verbose:
+            print("stopping: as soon as the run can be saved", flush=True)
+
+    return Stop(on_first=tell)
 
 
 @contextlib.contextmanager
@@ -199,6 +211,7 @@ def _carry_on(
     found: Checkpoint | None,
     start: Any,
     verbose: bool,
+    stop: Stop,
     said: list[str],
 ) -> Run:
     """Train in a folder that is ours, from a checkpoint if there is one, and end in good order."""
@@ -211,11 +224,11 @@ def _carry_on(
         Progress(job.env_steps, title, quiet=not verbose) as progress,
         progress.warnings(),
         randomness.seeded(job.seed),
-        Stop(on_first=lambda: progress.line("stopping: saving a checkpoint")) as stop,
         contextlib.closing(
             Training(job, folder, program, progress, stop, found, start)
         ) as training,
     ):
+        stop.on_first = lambda: progress.line("stopping: saving a checkpoint")
         training.damaged = sum(line.startswith("ERROR") for line in said)
         for line in said:
             (progress.line if line.startswith("ERROR") else progress.note)(line)
@@ -223,15 +236,22 @@ def _carry_on(
         try:
             training.to_the_end()
             return_mean, fault = training.final_evaluation(FINAL_EPISODES)
+            if not training.save_and_wait():
+                training.save_parameters("failed")
+                raise NotSavedError(training.unsaved)
             state = "finished"
-        except Interrupted:
+        except Interrupted as stopped:
             training.save_and_wait()
+            stopped.unsaved = training.unsaved
             training.write_status("preempted")
+            raise
+        except NotSavedError as error:
+            training.write_status(f"failed: {error}")
             raise
         except (KeyboardInterrupt, DivergedError, EnvError) as error:
             # In the middle of a turn: what was learned is whole, the rest is not.
-            stopped = isinstance(error, KeyboardInterrupt)
-            training.give_up("interrupted" if stopped else f"failed: {error}")
+            plain = isinstance(error, KeyboardInterrupt)
+            training.give_up("interrupted" if plain else f"failed: {error}")
             raise
         except BaseException as error:
             training.write_status(f"failed: {type(error).__name__}: {error}")

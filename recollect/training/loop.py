@@ -18,7 +18,7 @@ from recollect.agents.learning import named_arrays
 from recollect.envs import calls
 from recollect.run import checkpoint
 from recollect.run.checkpoint import Checkpoint, Checkpoints, Saved
-from recollect.run.folder import RunFolder
+from recollect.run.folder import RunFolder, reason
 from recollect.run.metrics import MetricsLog
 from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
@@ -74,6 +74,11 @@ class Training:
             learner.update_target()
             learner.publish()
         self._log = MetricsLog(folder, keep_rows=int(meta["rows"]))
+        if self._log.moved_to is not None:
+            progress.note(
+                f"rows that came after this checkpoint were moved to {self._log.moved_to.name}: "
+                "they are lived again"
+            )
         self._next_row = int(meta["next_row"]) or self._row_after(0)
         self._started = time.perf_counter() - float(meta["seconds"])
         self._began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -83,7 +88,10 @@ class Training:
             resume_from=None if found is None else found.path,
         )
         self._saves: dict[str, float] = {"saved": 0, "failed": 0}
+        self._unsaved = ""  # why the last save failed; empty if it did not
         self._last_saved: dict[str, Any] | None = None
+        if found is not None:
+            self._last_saved = {"name": found.path.name, "env_steps": found.env_steps}
         self._saved_at = self._looked_at = time.perf_counter()
         self._ended = False
         self.damaged = 0  # checkpoints passed over
@@ -106,17 +114,16 @@ class Training:
         self.write_status("running")
         with self._watchdog():
             while self._env_steps() < self.job.env_steps:
+                if self._must_stop():
+                    self._leave()
                 try:
                     self._runtime.run(self._pause)
                 except InterruptedEvaluation:
                     self._leave()
                 if self._env_steps() >= min(self._next_row, self.job.env_steps):
                     self._write_row()
-                if self._must_stop():
-                    self._leave()
                 self._look_after_checkpoints()
-        self.save_and_wait()
-        self._ended = True
+        self._ended = self.save_and_wait()
 
     def final_evaluation(self, episodes: int) -> tuple[float, str]:
         """Mean return of greedy episodes with the last parameters, which a last row tells too.
@@ -261,13 +268,28 @@ class Training:
 
     # --- Checkpoints -----------------------------------------------------------------------------
 
-    def save_and_wait(self) -> None:
-        """Save everything, and return when it is on disk; where it is complete, do nothing."""
-        if self._ended:
-            return
-        self._heed(self._checkpoints.wait)
-        taken = self._snapshot()
-        self._heed(lambda: self._checkpoints.save("last", **taken), always_tell=True)
+    def save_and_wait(self) -> bool:
+        """Save everything, and say when it is on disk; where it is complete, do nothing.
+
+        Returns:
+            Whether it could be saved; if not, `unsaved` says why.
+        """
+        if not self._ended:
+            self._heed(self._checkpoints.wait)
+            taken = self._snapshot()
+            self._heed(lambda: self._checkpoints.save("last", **taken), always_tell=True)
+        return not self._unsaved
+
+    @property
+    def unsaved(self) -> str:
+        """Why the last save failed, and what there is instead; empty if it did not."""
+        if not self._unsaved:
+            return ""
+        there = "there is no checkpoint of it"
+        if self._last_saved is not None:
+            name, steps = self._last_saved["name"], self._last_saved["env_steps"]
+            there = f"its last checkpoint is {name}, after {steps:,} steps"
+        return f"the run could not be saved ({self._unsaved}), {there}"
 
     def save_parameters(
         self, name: str, updates: int | None = None, score: float | None = None
@@ -335,15 +357,18 @@ class Training:
             saved = save()
         except (OSError, checkpoint.CheckpointError) as error:
             self._saves["failed"] += 1
-            warnings.warn(
-                f"a checkpoint could not be saved, the last one stays as it is: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            if not self._unsaved:
+                warnings.warn(
+                    f"a checkpoint could not be saved, the last one stays as it is: {error}; "
+                    "it is tried again at every interval, and said when it succeeds",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self._unsaved = reason(error)
             return
         if saved is None or not whole:
             return
-        first = self._last_saved is None
+        first, self._unsaved = not self._saves["saved"] or bool(self._unsaved), ""
         self._saves["saved"] += 1
         self._saves |= {"seconds": saved.seconds, "bytes": saved.bytes_total}
         self._last_saved = {
