@@ -186,7 +186,7 @@ def load(run: Any, which: str = "last", batch: int | None = None) -> LoadedAgent
 
     Args:
         run: a run, its folder, or a folder written by `save`.
-        which: "last" parameters or the "best" evaluated ones.
+        which: "last" parameters, those of a run that failed included, or the "best" evaluated ones.
         batch: B, to act in B environments at once, with one recurrent state each: observations and
             actions are [B, ...] then. Rows know nothing of each other; row by row it is the agent
             without a batch.
@@ -213,7 +213,8 @@ def load(run: Any, which: str = "last", batch: int | None = None) -> LoadedAgent
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{folder.config_path} is damaged: {error!r}") from error
     try:
-        found = checkpoint.find(folder.checkpoints, which, parameters_only=True)
+        kinds = ("last", "failed") if which == "last" else (which,)
+        found = checkpoint.find(folder.checkpoints, *kinds, parameters_only=True)
     except checkpoint.NoCheckpointError as error:
         if which == "best":
             raise checkpoint.NoCheckpointError(

@@ -300,8 +300,10 @@ def test_an_episode_with_a_reward_that_is_not_finite_is_dropped_whole() -> None:
     vector = SyncVectorEnv([Broken] * 4, autoreset_mode=AutoresetMode.DISABLED)
     tape = Tape()
     actor = make_actor(tape, env=registry.wrap(vector, "tests/Clock-v0", {}))
-    with pytest.warns(RuntimeWarning, match=r"slot \d.*episode \d+, step 13: the episode is drop"):
-        take_turns(actor, 300)
+    with pytest.warns(
+        RuntimeWarning, match=r"slot \d.*episode \d+, step 13: .*the episode is drop"
+    ):
+        take_turns(actor, 130)
     dropped = actor.counts()["dropped_episodes"]
     assert dropped > 0
     assert len(tape.dropped) == dropped, "two blocks of 4 had been sent of each"
@@ -321,13 +323,13 @@ def test_a_fault_in_an_episodes_first_block_leaves_nothing_to_drop_in_replay() -
     class BrokenAtOnce(Clock):
         def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
             observation, reward, *rest = super().step(action)
-            return (observation, reward if self.key % 2 else float("inf"), *rest)
+            return (observation, reward if self.key % 8 else float("inf"), *rest)
 
     vector = SyncVectorEnv([BrokenAtOnce] * 4, autoreset_mode=AutoresetMode.DISABLED)
     tape = Tape()
     actor = make_actor(tape, env=registry.wrap(vector, "tests/Clock-v0", {}))
-    with pytest.warns(RuntimeWarning, match="step 1: the episode is dropped"):
-        take_turns(actor, 20)
+    with pytest.warns(RuntimeWarning, match="step 1: .*the episode is dropped"):
+        take_turns(actor, 60)
     assert actor.counts()["dropped_episodes"] > 0
     assert tape.dropped == []
 
@@ -441,6 +443,8 @@ def test_returns_are_reported_raw_once_and_by_rung_of_the_ladder() -> None:
         "env_steps": 8 * 12,
         "episodes": episodes,
         "dropped_episodes": 0,
+        "cut_short_episodes": 0,
+        "env_failures": 0,
     }
     assert actor.metrics() == {"lag_updates": 0}, "each episode is reported once"
 
