@@ -17,15 +17,18 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import recollect
-from recollect.agents import wiring
+from recollect.agents import r2d2, wiring
 from recollect.agents.acting import Actor
+from recollect.agents.learning import FlatParameters
+from recollect.agents.policy import Policy
 from recollect.envs import journal, registry
 from recollect.envs.slots import Slots
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox
+from recollect.parameters import Parameters, Version
 from recollect.replay.blocks import Block
 from recollect.run.metrics import read_metrics
-from tests.agents.clockwork import Clock
+from tests.agents.clockwork import Clock, Constant
 from tests.agents.test_acting import (
     CONFIG,
     Tape,
@@ -175,7 +178,7 @@ def judge(lived: Lived, cut: list[int], rewards: bool = True) -> None:
     assert counts["dropped_episodes"] == counts["env_failures"] == 0
     for slot in range(SLOTS):  # and every number, but for those without a block yet
         numbers = sorted(number_of(uid) for uid in found if slot_of(uid) == slot)
-        unbegun = {int(lived.episode[slot])} - set(numbers)  # reset, and no step taken
+        unbegun = {int(lived.episode[slot])} - {-1, *numbers}  # reset, no step taken
         assert not unbegun or lived.elapsed[slot] == 0
         assert sorted({*numbers, *unbegun}) == list(range(max(numbers) + 1))
         assert actor._episodes[slot] - max(numbers) in (0, 1)
@@ -281,6 +284,58 @@ def test_before_the_first_step_there_is_nothing_to_cut_short() -> None:
     lived = live(VECTORS["elsewhere, same step"], 0)
     assert lived.told == []
     judge(lived, [])
+
+
+def test_ales_own_vector_begins_new_episodes() -> None:
+    vector_env = pytest.importorskip("ale_py.vector_env")
+
+    def make() -> VectorEnv:
+        return registry.wrap(vector_env.AtariVectorEnv("pong", 2), "ale_py:ALE/Pong-v5", {})
+
+    tape, old, new = Tape(), make(), make()
+    first = pong_actor(tape, old)
+    take_turns(first, 50)
+    state, sent = first.state_dict(), len(tape.blocks)
+    second = pong_actor(tape, new)
+    with pytest.warns(RuntimeWarning, match="2 of 2 environment slots cannot be put back"):
+        second.load_state_dict(state)
+    take_turns(second, 50)
+    first.close()
+    second.close()
+    counts = second.counts()
+    assert (counts["cut_short_episodes"], counts["env_steps"]) == (2, 2 * 100)
+    cut, after = ([b for b in tape.blocks if number_of(b.episode) == number] for number in (0, 1))
+    assert sum(b.steps for b in cut) == 2 * 50
+    closing = {slot_of(b.episode): b for b in tape.blocks[sent:] if number_of(b.episode) == 0}
+    for slot, block in closing.items():
+        assert block.last
+        assert block.discount[-1] == np.float32(CONFIG.gamma)
+        seen = state["env"]["observation"]["observation"][slot]
+        np.testing.assert_array_equal(block.observation["observation"][-1], seen)
+    assert len(closing) == 2
+    assert {slot_of(b.episode) for b in after} == {0, 1}
+
+
+def pong_actor(tape: Tape, env: VectorEnv) -> Actor:
+    network = Constant(env.spec)
+    parameters = Parameters()
+    parameters.publish(Version(0, 0), FlatParameters(network).numpy())
+    return Actor(
+        policy=Policy(network, env.spec),
+        env=env,
+        first_slot=0,
+        epsilons=np.array([0.5, 0.5]),
+        replay=tape,  # type: ignore[arg-type]
+        parameters=parameters,
+        windows=CONFIG.windows(),
+        block_spec=wiring.block_spec(CONFIG, env.spec, network.state_size),
+        n_step=CONFIG.n_step,
+        gamma=CONFIG.gamma,
+        eta=CONFIG.eta,
+        refresh_period=CONFIG.refresh_period,
+        absolute_errors=partial(r2d2.absolute_errors, config=CONFIG),
+        seed=5,
+    )
 
 
 def test_new_episodes_begin_from_the_seeds_that_are_theirs() -> None:

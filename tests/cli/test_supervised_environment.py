@@ -149,16 +149,27 @@ def test_r8_what_ends_our_own_process_leaves_a_checkpoint_to_resume(
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
 
-def test_the_number_of_environment_processes_changes_no_bit(tmp_path: Path) -> None:
-    """Nor where environments fail in them."""
+@pytest.mark.parametrize(
+    ("parts", "numbers"),
+    [(1, (0, 1, 2, 3)), (3, (0, 2)), pytest.param(2, (0, 1, 2), marks=pytest.mark.slow)],
+)
+def test_the_number_of_environment_processes_changes_no_bit(
+    parts: int, numbers: tuple[int, ...], tmp_path: Path
+) -> None:
+    """However many parts the slots are spread over."""
     seen = []
-    for number in (0, 1, 2, 3):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        run = folder / "run"
-        more = f"--env-processes {number} --evaluation-period 9 --evaluation-episodes 5".split()
-        code, _, _ = answer(training(folder, run, *more))
+    for number in numbers:
+        run = tmp_path / f"run-{number}"
+        words = training(tmp_path, run, "--actor-processes", str(parts))
+        words[words.index("--env") + 1] = "recollect/PositionCartPole-v0"
+        words[words.index("--env-kwargs") + 1] = "{}"
+        words[words.index("--evaluation-period") + 1] = "9"
+        code, out, _ = answer([*words, "--env-processes", str(number)])
         assert code == 0
-        seen.append([without_wall_clock(row) for row in read_metrics(run)])
-    assert len(seen[0]) > 50
-    assert seen[0] == seen[1] == seen[2] == seen[3]
+        rows = [without_wall_clock(row) for row in read_metrics(run)]
+        (greedy,) = re.findall("greedy return .*", out)
+        seen.append((greedy, rows))
+        assert len(rows) > 50
+        assert rows[-1]["run/evaluations"] > 1
+        assert rows[-1]["run/episodes"] > 5
+    assert all(each == seen[0] for each in seen)
