@@ -149,6 +149,38 @@ def test_r8_what_ends_our_own_process_leaves_a_checkpoint_to_resume(
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
 
+def test_evaluating_such_a_run_has_its_environments_in_processes_too(tmp_path: Path) -> None:
+    """R8: what would end our process is one line."""
+    run = tmp_path / "run"
+    words = training(tmp_path, run, "--env-processes", "1", how="os._exit", times=30)
+    (tmp_path / "marks").write_text("x" * 30)
+    assert answer(words)[0] == 0
+    (tmp_path / "marks").unlink()
+    code, out, err = answer(["evaluate", str(run), "--episodes", "6"])
+    assert (code, out) == (1, "")
+    named = rf"recollect: environment {moody.ID}, slot \d, evaluation episode \d, step 3: "
+    assert re.fullmatch(named + r"its process exited with code 3 in step\n", err), err
+
+
+def test_r8_more_than_ten_failures_in_ten_minutes_end_the_run_whoever_has_them(
+    tmp_path: Path,
+) -> None:
+    """R8: also where a process dies each time."""
+    run = tmp_path / "run"
+    words = training(tmp_path, run, "--env-processes", "2", how="os._exit", times=99)
+    words[words.index("--env-steps") + 1] = "100000"
+    code, _, err = answer(words)
+    assert code == 1
+    line = (
+        rf"recollect: environment {moody.ID}, slot [0-3], episode \d+, step 3: its process exited "
+        "with code 3 in step; that is failure 11 within 10 minutes and 10 are borne: mend the "
+        rf"environment; what was learned lies in {run}: python -m recollect evaluate {run}\n"
+    )
+    assert re.fullmatch(line, err), err
+    assert json.loads((run / "status.json").read_text())["state"].startswith("failed: environment ")
+    assert [path.name.split("-")[0] for path in (run / "checkpoints").iterdir()] == ["failed"]
+
+
 @pytest.mark.parametrize(
     ("parts", "numbers"),
     [(1, (0, 1, 2, 3)), (3, (0, 2)), pytest.param(2, (0, 1, 2), marks=pytest.mark.slow)],
