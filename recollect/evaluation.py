@@ -240,7 +240,7 @@ def evaluate(
         return_mean, return_median, return_iqm, return_ci95, episodes, env_steps, seed, which.
     Raises:
         ConfigError, CheckpointError: as `load`.
-        NotFiniteError: the environment gave what is not finite.
+        EnvError: an environment failed. In processes of its own, where the run had it so.
     """
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
@@ -252,8 +252,17 @@ def evaluate(
     from recollect.agents import evaluating  # loads torch, which a run that is not there must not
     from recollect.run.statistics import summary
 
+    settings = agent.config["config"]
     with one_thread():
-        played = evaluating.evaluate_on(agent.env_spec, agent.policy, episodes, seed, epsilon)
+        played = evaluating.evaluate_on(
+            agent.env_spec,
+            agent.policy,
+            episodes,
+            seed,
+            epsilon,
+            processes=settings["env_processes"],
+            deadline=settings["env_deadline"],
+        )
     return {
         **summary(played.returns),
         "env_steps": agent.env_steps,

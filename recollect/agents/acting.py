@@ -16,6 +16,7 @@ import torch
 
 from recollect import states
 from recollect.agents.policy import Carry, Policy, epsilon_greedy_actions
+from recollect.envs.slots import RESET, STEP
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox, priorities
 from recollect.parameters import Parameters, Version
@@ -141,6 +142,15 @@ class Actor:
         self._allocate(slots)
         self._observation: Observation = {}
         self._carry = policy.start(slots)
+        env.name_slots(self._where)
+
+    def _where(self, slot: int, verb: str) -> str:
+        """A slot as the run counts it, and the call that is made, for messages."""
+        number, episode = self._slot_numbers[slot], int(self._episodes[slot])
+        if verb == RESET:
+            return f"slot {number}, reset for episode {episode + 1}"
+        step = f", step {self._elapsed[slot] + 1}" if verb == STEP else ""
+        return f"slot {number}, episode {episode}{step}"
 
     def _allocate(self, slots: int) -> None:
         period, history = self._spec.period, self._spec.period + self._n_step
@@ -309,9 +319,7 @@ class Actor:
     def _drop(self, slot: int, message: str) -> None:
         self._dropped += 1
         tell_of_fault(
-            f"{message}; episode {self._episodes[slot]}, step {self._elapsed[slot]}: "
-            "the episode is dropped and the slot starts another",
-            self._dropped,
+            f"{message}; the episode is dropped and the slot starts another", self._dropped
         )
         kept = [b for b in self._outbox[0] if b.episode != self._slots[slot].episode]
         items = [i for i in self._outbox[1] if i.episode != self._slots[slot].episode]
@@ -482,11 +490,10 @@ class Actor:
         unplaced = self._env.load_state_dict(states.part(state, "env"))
         if unplaced and self._observation:
             self._lost[list(unplaced)] = True
-            slot, why = min(unplaced.items())
             warnings.warn(
                 f"{len(unplaced)} of {len(self._rows)} environment slots cannot be put back where "
-                f"they were; their episodes are closed as truncated and others begin. Slot "
-                f"{self._slot_numbers[slot]}: {why}",
+                "they were: their episodes are closed as truncated and others begin. "
+                f"{unplaced[min(unplaced)]}",
                 RuntimeWarning,
                 stacklevel=2,
             )

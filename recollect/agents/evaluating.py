@@ -16,6 +16,7 @@ from recollect import states
 from recollect.agents.acting import tell_of_fault
 from recollect.agents.policy import Policy, epsilon_greedy_actions
 from recollect.envs import registry
+from recollect.envs.slots import STEP
 from recollect.envs.vector import VectorEnv
 from recollect.maths import philox
 from recollect.parameters import Parameters, Published, Version
@@ -59,11 +60,17 @@ def evaluate(
     numbers = np.arange(slots)
     playing = numbers < episodes
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-    observation = env.reset(evaluation_seeds(seed, numbers))
     carry = policy.start(slots)
     epsilons = np.full(slots, epsilon)
     elapsed = np.zeros(slots, np.int64)
     zeros = np.zeros(slots, np.int64)
+
+    def where(slot: int, verb: str) -> str:
+        step = f", step {elapsed[slot] + 1}" if verb == STEP else ""
+        return f"slot {slot}, evaluation episode {numbers[slot]}{step}"
+
+    env.name_slots(where)
+    observation = env.reset(evaluation_seeds(seed, numbers))
     while playing.any():
         if interrupted():
             raise InterruptedEvaluation
@@ -75,9 +82,7 @@ def evaluate(
         step = env.step(actions)
         for slot, message in step.faults.items():
             if playing[slot]:
-                raise EnvError(
-                    f"evaluation episode {numbers[slot]}, step {elapsed[slot]}: {message}"
-                )
+                raise EnvError(message)
         counted = playing & step.valid
         returns[numbers[counted]] += step.reward[counted]
         lengths[numbers[counted]] += 1

@@ -165,7 +165,8 @@ def summary(run: training.Run) -> str:
     greedy = f"{run.return_mean:,.2f}, mean of {training.FINAL_EPISODES} episodes with the last "
     windows = f"{run.mid_episode_share:.0%} start in mid-episode"
     best = f"{run.best_mean or 0:,.2f}, best evaluation meanwhile: --which best"
-    dropped = f"dropped          {run.dropped_episodes:,} episodes, for what was not finite in them"
+    failed = f"failures         {run.env_failures:,} of environments, "
+    failed += f"{run.dropped_episodes:,} episodes dropped"
     return "\n".join(
         [
             "",
@@ -174,7 +175,7 @@ def summary(run: training.Run) -> str:
             f"trained          {run.env_steps:,} environment steps and {run.updates:,} updates "
             f"in {run.seconds:,.1f} s",
             f"learned windows  {windows if run.updates else 'none: nothing was learned'}",
-            *([dropped] if run.dropped_episodes else []),
+            *([failed] if run.env_failures or run.dropped_episodes else []),
             f"run              {run.folder}",
             f"curve            {run.folder / 'curve.png'}",
             "",

@@ -48,7 +48,11 @@ class Failures:
         self._told += 1
         if self._told <= TOLD:
             more = ". More of these are only counted" if self._told == TOLD else ""
-            warnings.warn(f"{message}: it is tried again{more}", RuntimeWarning, stacklevel=4)
+            warnings.warn(
+                f"{message}; it is tried again with another seed{more}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
 
 def another_seed(seed: int, attempt: int) -> int:

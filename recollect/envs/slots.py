@@ -23,6 +23,8 @@ from recollect.envs.spaces import Encoder
 from recollect.types import Array, EnvError
 
 MAKE, RESET, STEP, REPLAY, CLOSE = "construction", "reset", "step", "replay", "close"
+Where = Callable[[int, str], str]
+"""(slot, `RESET` or `STEP` or `REPLAY`) -> which slot and episode that is, as a person counts."""
 LONGEST_MESSAGE = 500
 """Characters of an environment's own message that are passed on."""
 
@@ -61,8 +63,11 @@ class SlotVector(gym.vector.VectorEnv[Any, Any, Any]):
     """A vector environment whose slots fail, begin and are put back singly.
 
     `reset` follows `options["reset_mask"]`, and makes anew the environments in
-    `options["anew"]` first; the info of `reset` and `step` holds "faults", a `Faults`.
+    `options["anew"]` first; the info of `reset` and `step` holds "faults", a `Faults`. `where`
+    says which episode a slot is in; without it, it is counted here.
     """
+
+    where: Where | None = None
 
     def __init__(
         self,
@@ -185,6 +190,8 @@ class Slots(SlotVector):
 
     def doing(self, slot: int, verb: str) -> str:
         """In words, which call of which environment this is; see `calls.current`."""
+        if self.where and verb in (STEP, RESET):
+            return f"environment {self.env_id}, {self.where(slot, verb)}"
         own = slot - self._first
         episode = self._episodes[own]
         what = {

@@ -31,7 +31,7 @@ from recollect.envs import foreign
 from recollect.envs.failures import LIMIT, Failures, another_seed
 from recollect.envs.journal import Journal, live_again
 from recollect.envs.restoring import saved_dict, saved_vector
-from recollect.envs.slots import Faults, SlotVector
+from recollect.envs.slots import REPLAY, RESET, STEP, Faults, SlotVector, Where
 from recollect.envs.spaces import Encoder, action_spec, first_action
 from recollect.types import Array, EnvError, EnvSpec, NotFiniteError, Observation, VectorStep
 
@@ -90,6 +90,13 @@ class VectorEnv:
         self._first_faults: dict[int, str] = {}
         self._journal = Journal(self.num_envs, env.single_action_space)
         self._afresh = False  # everything must be reset, though there is an observation
+        self._where: Where = lambda slot, verb: f"slot {slot}"
+
+    def name_slots(self, where: Where) -> None:
+        """Have messages say `where(slot, verb)`: who steps the slots knows episode and step."""
+        self._where = where
+        if self._own:
+            self._own.where = where
 
     @property
     def failures(self) -> int:
@@ -192,19 +199,12 @@ class VectorEnv:
                 faults.setdefault(slot, f"reward is {reward[slot]}, a finite number was wanted")
         if found.wrong:
             ended[[*found.wrong]] = self._waiting = True
-        named = {slot: self._named(slot, faults[slot]) for slot in sorted(faults)}
+        named = {slot: self._named(slot, STEP, faults[slot]) for slot in sorted(faults)}
         for slot in named.keys() - found.innocent:
             self._failures.add(named[slot])
         self._ended = ended
         self._last = observation
-        return VectorStep(
-            observation,
-            reward,
-            terminated,
-            truncated,
-            valid,
-            named,
-        )
+        return VectorStep(observation, reward, terminated, truncated, valid, named)
 
     def restart(self, mask: Array, seeds: Array) -> Observation:
         """Start new episodes in some slots: to be called after a step in which slots ended.
@@ -308,7 +308,7 @@ class VectorEnv:
         self._waiting = bool(self._ended.any())
         self._afresh = bool(reasons) and self._own is None
         self._last = saved.observation
-        return {slot: self._named(slot, why) for slot, why in reasons.items()}
+        return {slot: self._named(slot, REPLAY, why) for slot, why in reasons.items()}
 
     def close(self) -> None:
         """Close the environments. A second call does nothing."""
@@ -334,7 +334,7 @@ class VectorEnv:
             found: Faults = info["faults"] if self._own else Faults()
             faults = dict(found.wrong)
             first = self._encoded(batch, faults)
-            wrong = {slot: self._named(slot, faults[slot]) for slot in faults if left[slot]}
+            wrong = {slot: self._named(slot, RESET, faults[slot]) for slot in faults if left[slot]}
             if not wrong:
                 self._journal.begin(mask, seeds)
                 return first
@@ -380,15 +380,14 @@ class VectorEnv:
         faults.update({slot: found[slot] for slot in slots if slot in found})
         return {key: _replaced(array, ended, closing[key]) for key, array in first.items()}
 
-    def _named(self, slot: int, what: str) -> str:
-        return f"environment {self.spec.id}, slot {slot}: {what}"
+    def _named(self, slot: int, verb: str, what: str) -> str:
+        return f"environment {self.spec.id}, {self._where(slot, verb)}: {what}"
 
     def _refuse(self, faults: Mapping[int, str], verb: str) -> None:
         if faults:
-            slot = min(faults)
+            named = self._named(min(faults), RESET, faults[min(faults)])
             raise NotFiniteError(
-                f"{self._named(slot, faults[slot])} from {verb}: mend the environment, no episode "
-                "can begin there"
+                f"{named} from {verb}: mend the environment, no episode can begin there"
             )
 
 

@@ -37,6 +37,7 @@ class Watchdog:
         on_hang: told what hangs; it has 10 s, and its errors are ignored.
         gil: whether the timer is armed; there is one for a process, so whoever else uses it
             (pytest) would be disturbed.
+        advice: what to do about it, the end of the line on stderr.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class Watchdog:
         on_hang: Callable[[str], object],
         *,
         gil: bool = True,
+        advice: str = "",
     ) -> None:
         self._current, self._deadline, self._on_hang, self._gil = current, deadline, on_hang, gil
+        self._advice = advice and f": {advice}"
         self._period = min(1.0, deadline / 4)
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -97,7 +100,8 @@ class Watchdog:
 
     def _leave(self, text: str) -> None:
         self._arm(2 * SECONDS_FOR_LAST_WORDS + SECONDS_BEYOND)
-        line = f"\n{text}: the run ends here ({_where()})\n"
+        panel = "\n" * os.isatty(2)  # which may stand in the line
+        line = f"{panel}recollect: {text} ({_where()}): the run ends here{self._advice}\n"
         call_within(SECONDS_FOR_LAST_WORDS, lambda: os.write(2, line.encode()))
         call_within(SECONDS_FOR_LAST_WORDS, lambda: self._on_hang(text))
         os._exit(1)

@@ -32,7 +32,7 @@ class Run:
     `return_mean` is NaN if the environment failed in that evaluation, and `fault` says how.
     `mid_episode_share` is that of the learned windows which start in mid-episode.
     `dropped_episodes` were dropped in training for a fault. `best_mean` is of the best parameters
-    evaluated meanwhile, None if none were.
+    evaluated meanwhile, None if none were. `env_failures` counts faults, also those of resets.
     """
 
     folder: Path
@@ -44,6 +44,7 @@ class Run:
     dropped_episodes: int = 0
     fault: str = ""
     best_mean: float | None = None
+    env_failures: int = 0
 
 
 def train(
@@ -271,6 +272,7 @@ def _carry_on(
         int(row["run/dropped_episodes"]),
         fault,
         training.best[0] if training.best else None,
+        int(row["run/env_failures"]),
     )
 
 

@@ -241,7 +241,11 @@ class Training:
         config = self.job.config
         if config.env_processes:
             return contextlib.nullcontext()
-        return Watchdog(calls.current, config.env_deadline, self._tell_of_hang)
+        advice = (
+            "mend the environment, or set env_processes, where a hang costs no more than episodes; "
+            f"what the last checkpoint holds can be resumed in {self._folder.path}"
+        )
+        return Watchdog(calls.current, config.env_deadline, self._tell_of_hang, advice=advice)
 
     def _tell_of_hang(self, text: str) -> None:
         self.write_status(f"failed: {text}")

@@ -300,7 +300,9 @@ def test_an_episode_with_a_reward_that_is_not_finite_is_dropped_whole() -> None:
     vector = SyncVectorEnv([Broken] * 4, autoreset_mode=AutoresetMode.DISABLED)
     tape = Tape()
     actor = make_actor(tape, env=registry.wrap(vector, "tests/Clock-v0", {}))
-    with pytest.warns(RuntimeWarning, match=r"slot \d.*episode \d+, step 13: the episode is drop"):
+    with pytest.warns(
+        RuntimeWarning, match=r"slot \d.*episode \d+, step 13: .*the episode is drop"
+    ):
         take_turns(actor, 130)
     dropped = actor.counts()["dropped_episodes"]
     assert dropped > 0
@@ -326,7 +328,7 @@ def test_a_fault_in_an_episodes_first_block_leaves_nothing_to_drop_in_replay() -
     vector = SyncVectorEnv([BrokenAtOnce] * 4, autoreset_mode=AutoresetMode.DISABLED)
     tape = Tape()
     actor = make_actor(tape, env=registry.wrap(vector, "tests/Clock-v0", {}))
-    with pytest.warns(RuntimeWarning, match="step 1: the episode is dropped"):
+    with pytest.warns(RuntimeWarning, match="step 1: .*the episode is dropped"):
         take_turns(actor, 60)
     assert actor.counts()["dropped_episodes"] > 0
     assert tape.dropped == []

@@ -232,11 +232,13 @@ def test_a_fault_in_evaluation_names_the_episode() -> None:
             observation, reward, *rest = super().step(action)
             return (observation * np.nan, reward, *rest)
 
-    if "tests/Faulty-v0" not in gymnasium.registry:
-        gymnasium.register("tests/Faulty-v0", entry_point=Faulty)
+    if "tests/FaultyClock-v0" not in gymnasium.registry:
+        gymnasium.register("tests/FaultyClock-v0", entry_point=Faulty)
     policy = Policy(Counter(spec()), spec())
-    with pytest.raises(RuntimeError, match=r"evaluation episode 0.*tests/Faulty-v0"):
-        evaluate(policy, registry.make("tests/Faulty-v0", 2), 2, seed=0)
+    with pytest.raises(
+        RuntimeError, match=r"tests/FaultyClock-v0, slot 0, evaluation episode 0, step 1: "
+    ):
+        evaluate(policy, registry.make("tests/FaultyClock-v0", 2), 2, seed=0)
 
 
 def test_a_fault_in_a_slot_that_has_played_its_share_is_no_fault() -> None:

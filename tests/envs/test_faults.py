@@ -92,7 +92,7 @@ def test_r8_what_fails_in_a_reset_is_tried_again_with_another_seed(how, processe
     firsts = []
     for _ in range(2):
         with closing(made(how, "reset", processes)) as env:
-            message = r"slot 1: " + said + ": it is tried again$"
+            message = r"slot 1: " + said + "; it is tried again with another seed$"
             with pytest.warns(RuntimeWarning, match=message) as caught:
                 firsts.append(seen(env.reset(SEEDS)))
             assert len(caught) == env.failures == 1
@@ -180,7 +180,7 @@ def test_r8_an_environment_that_never_begins_ends_the_run():
                 env.reset(np.array([1]))
         assert env.failures == LIMIT + 1
         assert len(told) == 3
-        assert str(told[-1].message).endswith("tried again. More of these are only counted")
+        assert str(told[-1].message).endswith("another seed. More of these are only counted")
 
 
 def test_an_interrupt_and_want_of_memory_are_nobodys_fault():

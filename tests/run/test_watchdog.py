@@ -31,7 +31,7 @@ def current():
 def step():
     {step}
 
-with Watchdog(current, {deadline}, on_hang, gil={gil}):
+with Watchdog(current, {deadline}, on_hang, gil={gil}, advice="mend it"):
     print("ready", flush=True)
     step()
 print("came back")
@@ -71,7 +71,7 @@ def test_a_call_that_does_not_come_back_is_named_and_ends_the_process(gil: bool)
     out, error = end(process)
     assert out == f"ready\n{SAID}\n"
     line = HANG.splitlines().index("    {step}") + 1
-    assert error == f"\n{SAID}: the run ends here (<string>, line {line})\n"
+    assert error == f"recollect: {SAID} (<string>, line {line}): the run ends here: mend it\n"
     assert process.returncode == 1
 
 
