@@ -199,7 +199,9 @@ class VectorEnv:
                 faults.setdefault(slot, f"reward is {reward[slot]}, a finite number was wanted")
         if found.wrong:
             ended[[*found.wrong]] = self._waiting = True
-        named = {slot: self._named(slot, STEP, faults[slot]) for slot in sorted(faults)}
+        # First the slot it happened in, then those that were lost with it.
+        slots = sorted(faults, key=lambda slot: (slot in found.innocent, slot))
+        named = {slot: self._named(slot, STEP, faults[slot]) for slot in slots}
         for slot in named.keys() - found.innocent:
             self._failures.add(named[slot])
         self._ended = ended
