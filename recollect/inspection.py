@@ -279,10 +279,7 @@ def _checkpoints(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    read: Any = checkpoint.load(path)
-    if isinstance(read, tuple):  # a checkpoint of parameters alone
-        parameters, meta = read
-        return {"path": path, "parameters": parameters, "meta": meta, "state": None}
+    read = checkpoint.load(path)
     return {
         "path": path,
         "parameters": read.parameters,
