@@ -68,8 +68,11 @@ def replaced(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
     key, *rest = path
     inner = replaced(tree[key], tuple(rest), value) if rest else value
     if isinstance(tree, list):
-        return [each for i, each in enumerate([*tree[:key], inner, *tree[key + 1 :]]) if i != key
-                or inner is not MISSING]
+        return [
+            each
+            for i, each in enumerate([*tree[:key], inner, *tree[key + 1 :]])
+            if i != key or inner is not MISSING
+        ]
     return {k: v for k, v in {**tree, key: inner}.items() if v is not MISSING}
 
 
