@@ -518,9 +518,28 @@ class Actor:
             if (counts < 0).any() or counts.sum() != len(values):
                 raise ValueError(f"{name}s are {len(values)}, {counts.sum()} were counted")
             pieces[name] = np.split(values, np.cumsum(counts)[:-1])
-        sent = (self._elapsed - (self._pos - self._begin)) // self._spec.period
-        if numbers["blocks"] != sent.tolist():
-            raise ValueError(f"blocks are {numbers['blocks']}, {sent.tolist()} fit the steps")
+        making = self._pos - self._begin
+        sent = (self._elapsed - making) // self._spec.period
+        windows = numbers["window"]
+        if min(windows) < 0:
+            raise ValueError(f"windows sent are {windows}")
+        for name, found, wanted in (
+            ("blocks", numbers["blocks"], sent),
+            ("errors_from", numbers["errors_from"], [w * self._spec.period for w in windows]),
+            ("versions_from", numbers["versions_from"], map(self._windows.oldest_block, windows)),
+            (
+                "error_counts",
+                state["error_counts"] + state["errors_from"],
+                self._elapsed - self._pos,
+            ),
+            (
+                "version_counts",
+                state["version_counts"] + state["versions_from"],
+                sent + (making > 0),
+            ),
+        ):
+            if list(found) != list(wanted):
+                raise ValueError(f"{name} do not fit the steps of the episodes")
         for row, slot in enumerate(self._slots):
             for name in _SLOT_NUMBERS:
                 setattr(slot, name, numbers[name][row])
