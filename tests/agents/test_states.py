@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from recollect import presets
+from recollect.agents.evaluating import InterruptedEvaluation
+from recollect.run.checkpoint import digest
+from recollect.runtime import randomness
 from recollect.runtime.inline import Inline
 from recollect.training.job import prepare
 from tests.hostile_states import at, instead_of, on_disk, places, replaced
@@ -117,3 +123,84 @@ def test_whatever_stands_in_a_state_it_is_refused_or_does_no_harm(
     assert accepted > 50, "figures may be any"
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 500_000, f"{grown} KiB"
+
+
+def on(state: Any, folder: Path, name: str) -> tuple[Inline, dict[str, Any]]:
+    """A program in a process that has drawn other random numbers, gone on from a saved state."""
+    torch.manual_seed(9)
+    np.random.seed(9)
+    random.seed(9)
+    found, other = on_disk(state, folder), runtime(name)
+    other.load_state_dict(found)
+    return other, found
+
+
+@pytest.mark.parametrize("reported", [True, False])
+@pytest.mark.parametrize("after", [0, 1, 2, 13, 27, 40, 56])
+def test_from_disk_everything_goes_on_as_it_would_have(
+    tmp_path: Path, after: int, reported: bool
+) -> None:
+    """Nothing has happened, a first step, errors are open, before the first update, after."""
+    whole = runtime()
+    rounds(whole, after)
+    if reported:
+        whole.metrics()
+    state = whole.state_dict()
+    other, found = on(state, tmp_path, "PositionCartPole")
+    assert digest(other.state_dict()) == digest(found) == digest(state)
+    assert other.counts() == whole.counts()
+    with randomness.seeded(1):
+        rounds(other, 30)
+        others = other.metrics(), other.counts(), digest(other.state_dict())
+    with randomness.seeded(1):
+        rounds(whole, 30)
+        assert others == (whole.metrics(), whole.counts(), digest(whole.state_dict()))
+    assert digest(state) == digest(found), "a state is a snapshot"
+
+
+def test_what_was_loaded_belongs_to_nobody_else(tmp_path: Path) -> None:
+    whole = runtime()
+    rounds(whole, 50)
+    state = whole.state_dict()
+    before = digest(state)
+    other = runtime()
+    other.load_state_dict(state)
+    rounds(other, 30)
+    assert digest(state) == before
+    assert digest(whole.state_dict()) == before
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_evaluation_that_was_left_is_made_after_the_resume(tmp_path: Path, name: str) -> None:
+    """In the middle of a round: the learner and the actor have had their turns."""
+    whole = runtime(name)
+    evaluator = whole.parts["evaluator"]
+    evaluator.interrupted = lambda: evaluator.counts()["evaluations"] == 1
+    with pytest.raises(InterruptedEvaluation):
+        rounds(whole, 500)
+    other, found = on(whole.state_dict(), tmp_path, name)
+    assert found["turn"] == 2
+    assert other.parts["evaluator"].ready()
+    evaluator.interrupted = lambda: False
+    for program in (whole, other):
+        rounds(program, 0)
+    assert other.counts() == whole.counts()
+    assert other.counts()["evaluations"] == 2
+    for program in (whole, other):
+        rounds(program, 20)
+    assert digest(other.state_dict()) == digest(whole.state_dict())
+
+
+def test_the_random_generators_go_on_too(tmp_path: Path) -> None:
+    whole = runtime()
+    random.gauss(0, 1)
+    np.random.standard_normal()
+    state = whole.state_dict()
+
+    def drawn() -> list[float]:
+        numbers = [random.gauss(0, 1), np.random.standard_normal(), torch.rand(()).item()]
+        return [*numbers, random.random(), np.random.random()]
+
+    wanted = drawn()
+    on(state, tmp_path, "PositionCartPole")
+    assert drawn() == wanted
