@@ -204,3 +204,14 @@ def test_the_random_generators_go_on_too(tmp_path: Path) -> None:
     wanted = drawn()
     on(state, tmp_path, "PositionCartPole")
     assert drawn() == wanted
+
+
+def test_a_turn_is_one_of_the_workers_or_behind_the_last(tmp_path: Path) -> None:
+    program = runtime()
+    state = program.state_dict()
+    program.load_state_dict({**state, "turn": 3})
+    with pytest.raises(ValueError, match="turn is 4, there are 3 workers"):
+        program.load_state_dict({**state, "turn": 4})
+    fewer = {name: part for name, part in state["parts"].items() if name != "evaluator"}
+    with pytest.raises(ValueError, match=r"the state has parts .*, those of the run are"):
+        program.load_state_dict({**state, "parts": fewer})
