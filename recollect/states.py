@@ -44,7 +44,8 @@ def count(state: Mapping[str, Any], name: str, least: int = 0) -> int:
 def number(state: Mapping[str, Any], name: str) -> float:
     """The number of this name; it may be infinite or NaN."""
     found = member(state, name)
-    if not isinstance(found, int | float) or isinstance(found, bool):
+    small = isinstance(found, float) or (isinstance(found, int) and abs(found) <= LARGEST_COUNT)
+    if not small or isinstance(found, bool):
         raise ValueError(f"{name} is {_said(found)}, a number was wanted")
     return float(found)
 

@@ -68,8 +68,11 @@ def replaced(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
     key, *rest = path
     inner = replaced(tree[key], tuple(rest), value) if rest else value
     if isinstance(tree, list):
-        return [each for i, each in enumerate([*tree[:key], inner, *tree[key + 1 :]]) if i != key
-                or inner is not MISSING]
+        return [
+            each
+            for i, each in enumerate([*tree[:key], inner, *tree[key + 1 :]])
+            if i != key or inner is not MISSING
+        ]
     return {k: v for k, v in {**tree, key: inner}.items() if v is not MISSING}
 
 
@@ -86,7 +89,9 @@ def instead_of(value: Any) -> dict[str, Any]:
             "empty": value.reshape(-1)[:0],
             "longer": np.concatenate([value.reshape(-1), value.reshape(-1)[:1]]),
             "another shape": value[None],
-            "other numbers": value.astype(np.float16 if value.dtype != np.float16 else np.int8),
+            "other numbers": np.zeros(
+                value.shape, np.float16 if value.dtype != np.float16 else np.int8
+            ),
         }
         extremes: list[Any] = [np.nan, np.inf, -np.inf, 1e30]
         if value.dtype.kind in "iu":

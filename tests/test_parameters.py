@@ -37,3 +37,22 @@ def test_what_was_published_does_not_change_behind_the_services_back() -> None:
     np.testing.assert_array_equal(latest.vector, [0, 0])
     with pytest.raises(ValueError, match="read-only"):
         latest.vector[0] = 1
+
+
+def test_what_was_saved_comes_back_and_stays_its_owners() -> None:
+    parameters, other = Parameters(), Parameters()
+    parameters.publish(Version(2, 1), np.arange(3.0))
+    parameters.publish(Version(2, 5), np.arange(3.0))
+    state = parameters.state_dict()
+    saved = {**state, "latest": {**state["latest"], "vector": np.arange(3, dtype=np.float32)}}
+    other.load_state_dict(saved)
+    saved["latest"]["vector"][0] = 7
+    latest = other.latest(Version(2, 4))
+    assert latest is not None
+    assert latest.version == Version(2, 5)
+    assert latest.vector.tolist() == [0, 1, 2]
+    assert other.metrics() == {"published": 2.0}
+    with pytest.raises(ValueError, match="read-only"):
+        latest.vector[0] = 1
+    other.load_state_dict(Parameters().state_dict())
+    assert other.latest() is None

@@ -25,6 +25,7 @@ from recollect.replay.episodes import Item
 from recollect.replay.store import Replay
 from recollect.replay.windows import Windows
 from recollect.types import (
+    NO_ACTION,
     Array,
     DivergedError,
     Metrics,
@@ -463,6 +464,7 @@ class Actor:
             raise ValueError(f"a block in the making is longer than {self._spec.period} steps")
         if (self._begin > self._n_step).any():
             raise ValueError(f"more than {self._n_step} steps are open before a block")
+        self._require_actions(self._actions, self._block_previous)
         seen = states.part(state, "block_observation")
         self._block_observation = {
             key: states.array(seen, key, own) for key, own in self._block_observation.items()
@@ -487,6 +489,8 @@ class Actor:
         carry = states.part(state, "carry")
         fields = vars(self._policy.start(len(self._rows)))
         self._carry = Carry(**{name: states.array(carry, name, v) for name, v in fields.items()})
+        self._require_actions(self._carry.previous_action)
+        self._outbox = ([], [])
         unplaced = self._env.load_state_dict(states.part(state, "env"))
         if unplaced and self._observation:
             self._lost[list(unplaced)] = True
@@ -497,6 +501,11 @@ class Actor:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+    def _require_actions(self, *arrays: Array) -> None:
+        for array in arrays:
+            if (array < NO_ACTION).any() or (array >= self._policy.action.num_actions).any():
+                raise ValueError(f"an action is not below {self._policy.action.num_actions}")
 
     def _load_slots(self, state: Mapping[str, Any]) -> None:
         slots = len(self._slots)
@@ -509,6 +518,28 @@ class Actor:
             if (counts < 0).any() or counts.sum() != len(values):
                 raise ValueError(f"{name}s are {len(values)}, {counts.sum()} were counted")
             pieces[name] = np.split(values, np.cumsum(counts)[:-1])
+        making = self._pos - self._begin
+        sent = (self._elapsed - making) // self._spec.period
+        windows = numbers["window"]
+        if min(windows) < 0:
+            raise ValueError(f"windows sent are {windows}")
+        for name, found, wanted in (
+            ("blocks", numbers["blocks"], sent),
+            ("errors_from", numbers["errors_from"], [w * self._spec.period for w in windows]),
+            ("versions_from", numbers["versions_from"], map(self._windows.oldest_block, windows)),
+            (
+                "error_counts",
+                state["error_counts"] + state["errors_from"],
+                self._elapsed - self._pos,
+            ),
+            (
+                "version_counts",
+                state["version_counts"] + state["versions_from"],
+                sent + (making > 0),
+            ),
+        ):
+            if list(found) != list(wanted):
+                raise ValueError(f"{name} do not fit the steps of the episodes")
         for row, slot in enumerate(self._slots):
             for name in _SLOT_NUMBERS:
                 setattr(slot, name, numbers[name][row])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from recollect import states
 from recollect.replay.blocks import Block, BlockSpec
 from recollect.replay.contents import (
     EPISODE,
@@ -96,7 +97,7 @@ def restore(spec: BlockSpec, windows: Windows, state: Mapping[str, Any]) -> Cont
         episode = contents.episodes[int(values[0])]
         episode.window, episode.joined = int(values[1]), bool(values[2])
     _restore_items(contents, state)
-    counters = {name: int(count) for name, count in state["counters"].items()}
+    counters = {name: states.count(state["counters"], name) for name in state["counters"]}
     contents.next_uid, contents.next_serial = counters.pop("next_uid"), counters.pop("next_serial")
     if counters.keys() != contents.counters.keys():
         raise ValueError(f"its counters are {sorted(counters)}")

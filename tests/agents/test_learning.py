@@ -8,12 +8,16 @@ import torch
 
 from recollect.agents.learning import (
     ALIGNMENT,
+    FlatAdam,
     FlatParameters,
+    Gradients,
+    Skipped,
     clip_by_norm,
     load_named_arrays,
     named_arrays,
     tensors,
 )
+from recollect.types import DivergedError
 
 
 def network(seed: int = 0) -> torch.nn.Module:
@@ -136,3 +140,39 @@ def test_tensors_share_memory_with_arrays() -> None:
     tensor = tensors({"a": {"b": array}})["a"]["b"]
     tensor[0] = 5
     assert array[0] == 5
+
+
+def test_adam_goes_on_with_its_steps_and_moments_or_begins_anew() -> None:
+    flats = [FlatParameters(network()) for _ in range(2)]
+    one, other = (FlatAdam(flat, 0.1, 1e-3) for flat in flats)
+    fresh, gradient = one.state_dict(), torch.linspace(-1, 1, len(flats[0].vector))
+    assert fresh == {}
+    start = flats[0].numpy()
+    one.step(gradient)
+    first, state = flats[0].numpy(), one.state_dict()
+    one.step(-gradient)
+    second = flats[0].numpy()
+    assert state["step"] == 1, "a state is a snapshot"
+    other.load_state_dict(state)
+    flats[1].load(first)
+    other.step(-gradient)
+    np.testing.assert_array_equal(flats[1].numpy(), second)
+    other.load_state_dict(fresh)
+    flats[1].load(start)
+    other.step(gradient)
+    np.testing.assert_array_equal(flats[1].numpy(), first)
+
+
+def test_updates_skipped_on_end_are_counted_over_a_resume() -> None:
+    bad = Gradients(torch.zeros(1), np.ones(1), {"loss": float("nan"), "gradient_norm": 1.0})
+    skipped, items = Skipped(), np.arange(1)
+    good = Gradients(torch.zeros(1), np.ones(1), {"loss": 1.0, "gradient_norm": 1.0})
+    assert skipped.takes(bad, items)
+    assert not skipped.takes(good, items)
+    for _ in range(Skipped.LARGEST_RUN - 1):
+        assert skipped.takes(bad, items)
+    resumed = Skipped()
+    resumed.load_state_dict(skipped.state_dict())
+    assert resumed.total == Skipped.LARGEST_RUN
+    with pytest.raises(DivergedError, match="10 updates on end"):
+        resumed.takes(bad, items)
