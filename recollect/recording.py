@@ -170,7 +170,7 @@ class _Stage:
         self.renders = False
         self._spec = spec
         self._single: gym.Env[Any, Any] | None = None
-        if gym.spec(spec.id).entry_point is None:
+        if registry.only_vectors(spec.id):
             self.env = registry.make(spec.id, 1, dict(spec.kwargs))
             if renders:
                 self._tell_why(tell, "it is only a vector environment")

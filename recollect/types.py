@@ -235,7 +235,8 @@ class VectorStep:
     never the next episode's first. `valid` is False where the environment used the step to reset
     itself (Gymnasium's NEXT_STEP): nothing happened there, and `observation` is the first of the
     new episode. `faults` maps an environment's number to what was wrong with what it gave, or with
-    the environment itself; it must be restarted.
+    the environment itself; it must be restarted. Those in `bystanders` only shared a process with
+    another.
     """
 
     observation: Observation
@@ -244,3 +245,4 @@ class VectorStep:
     truncated: Array  # [E] bool: cut off by a limit; the closing observation has a value
     valid: Array  # [E] bool
     faults: Mapping[int, str]
+    bystanders: frozenset[int] = frozenset()

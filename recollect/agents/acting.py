@@ -136,6 +136,7 @@ class Actor:
         self._turns = 0
         self._env_steps = self._finished = self._dropped = self._cut_short = 0
         self._failed = 0  # of the environments, before the last resume
+        self._faults = 0  # that were told of, or too many for that
         self._lost = np.zeros(slots, np.bool_)  # slots whose episode could not be put back
         self._return = np.zeros(slots)
         self._recent: list[tuple[int, float, int]] = []  # (slot, return, steps) since last metrics
@@ -295,8 +296,16 @@ class Actor:
                 (int(self._slot_numbers[slot]), float(self._return[slot]), int(self._elapsed[slot]))
             )
             self._finished += 1
-        for slot in np.flatnonzero(faulty):
-            self._drop(int(slot), step.faults[int(slot)])
+        others = len(step.bystanders)
+        with_it = f", with {others} more of the same process" if others else ""
+        for number, message in step.faults.items():
+            self._drop(number)
+            if number not in step.bystanders:
+                self._faults += 1
+                tell_of_fault(
+                    f"{message}; the episode is dropped and the slot starts another{with_it}",
+                    self._faults,
+                )
         over = ended | faulty
         self._observation = self._env.restart(over, self._next_seeds(over))
         self._start_episodes(over)
@@ -317,11 +326,8 @@ class Actor:
                 array[slot, self._pos[slot] - self._begin[slot]] = self._observation[key][slot]
             self._cut(int(slot), ended=True)
 
-    def _drop(self, slot: int, message: str) -> None:
+    def _drop(self, slot: int) -> None:
         self._dropped += 1
-        tell_of_fault(
-            f"{message}; the episode is dropped and the slot starts another", self._dropped
-        )
         kept = [b for b in self._outbox[0] if b.episode != self._slots[slot].episode]
         items = [i for i in self._outbox[1] if i.episode != self._slots[slot].episode]
         self._outbox = (kept, items)

@@ -5,6 +5,7 @@ Whatever is wrong with the words is answered by one line, before torch is loaded
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 # Before anything can load OpenMP. Threads that wait must sleep: spinning ones on busy cores cost a
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from recollect.run.folder import reason
 
         return _refuse(reason(error), 1)
+    finally:
+        _flush()
 
 
 def _answer(words: list[str]) -> int:
@@ -112,5 +115,16 @@ def _open_closed_streams() -> None:
 
 
 def _refuse(message: str, code: int) -> int:
-    print(f"recollect: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        print(f"recollect: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _flush() -> None:
+    """Let what cannot be written go nowhere, or Python would end with another exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

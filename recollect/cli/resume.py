@@ -16,6 +16,8 @@ from recollect.types import ConfigError, EnvError
 OPTIONS = [
     Option("--env-steps", "N", "where it ends, counted from its beginning", words.whole),
     *KEEPING,
+    Option("--env-processes", "N", "supervised processes for environments", words.whole),
+    Option("--env-deadline", "X", "seconds that one call of one may take", words.number),
     words.HELP,
 ]
 

@@ -79,6 +79,11 @@ def describe(env_id: str, kwargs: Mapping[str, object] | None = None) -> tuple[E
         return spec, (env.observation_space, env.action_space)
 
 
+def only_vectors(env_id: str) -> bool:
+    """Whether such environments are made only as a whole vector; errors as of `describe`."""
+    return _find(env_id)[1].entry_point is None
+
+
 def maker(
     env_id: str, kwargs: Mapping[str, object] | None = None
 ) -> tuple[str, Callable[[], gym.Env[Any, Any]]]:

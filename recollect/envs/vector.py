@@ -206,7 +206,8 @@ class VectorEnv:
             self._failures.add(named[slot])
         self._ended = ended
         self._last = observation
-        return VectorStep(observation, reward, terminated, truncated, valid, named)
+        bystanders = frozenset(found.innocent)
+        return VectorStep(observation, reward, terminated, truncated, valid, named, bystanders)
 
     def restart(self, mask: Array, seeds: Array) -> Observation:
         """Start new episodes in some slots: to be called after a step in which slots ended.

@@ -332,6 +332,11 @@ def _nearest(path: Path) -> str:
             more = f" and {len(inside) - RUNS_SHOWN} more" if len(inside) > RUNS_SHOWN else ""
             return f"It holds runs: {', '.join(inside[:RUNS_SHOWN])}{more}"
         runs = [entry.parent.name for entry in path.parent.glob("*/config.json")]
+        if not runs and not path.exists():
+            below = sorted(str(entry.parent) for entry in path.parent.glob("*/*/config.json"))
+            close = [run for run in below if Path(run).name == path.name]
+            if close or below:
+                return f"Did you mean {(close or below)[0]}?"
         near = difflib.get_close_matches(path.name, runs, n=1, cutoff=0.6)
         if near:
             return f"Did you mean {path.parent / near[0]}?"

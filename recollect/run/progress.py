@@ -50,7 +50,7 @@ class Progress:
         every_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream: TextIO = sys.stdout if stream is None else stream
+        self._stream: Any = _Steady(sys.stdout if stream is None else stream)
         self._title, self._quiet, self._every, self._clock = title, quiet, every_seconds, clock
         self._tracker = Tracker(total_env_steps, clock)
         self._live: Any = None
@@ -123,15 +123,38 @@ class Progress:
         if self._live is not None:
             self._live.console.print(text, style=style, markup=False, highlight=False)
             return
-        try:
-            self._stream.write(text + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # the reader left, or the stream is closed
-            self._quiet = True
+        self._stream.write(text + "\n")
+        self._stream.flush()
 
     def _write_figures(self) -> None:
         self._unwritten = False
         self.line(plain_line(self._tracker.figures()))
+
+
+class _Steady:
+    """A stream that takes everything: what it cannot write, as its reader has left, is lost."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._broken = False
+
+    def write(self, text: str) -> int:
+        if not self._broken:
+            try:
+                self._stream.write(text)
+            except (OSError, ValueError):  # a terminal that is gone, a closed pipe, a full disk
+                self._broken = True
+        return len(text)
+
+    def flush(self) -> None:
+        if not self._broken:
+            try:
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._broken = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @dataclass(frozen=True)
@@ -267,7 +290,8 @@ def panel(title: str, now: Figures, width: int) -> Any:
     whole.add_row(Group(Text(title, "bold", no_wrap=True, overflow="ellipsis"), bar, under))
     whole.add_row(Text())
     whole.add_row(figures)
-    return whole
+    # The cursor waits in a line of its own, where the ^C that a terminal shows moves nothing.
+    return Group(whole, Text())
 
 
 def plain_line(now: Figures) -> str:

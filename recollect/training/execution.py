@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -113,6 +114,8 @@ def resume(
     env_steps: int | None = None,
     checkpoint_seconds: float | None = None,
     keep_checkpoints: int | None = None,
+    env_processes: int | None = None,
+    env_deadline: float | None = None,
     verbose: bool = False,
 ) -> Run:
     """Go on with a run that was stopped or killed, from its newest whole checkpoint.
@@ -123,6 +126,7 @@ def resume(
     Args:
         run: a run or its folder.
         env_steps, checkpoint_seconds, keep_checkpoints: as in `prepare`; None: as they were.
+        env_processes, env_deadline: of the agent's config; None: as they were. They change no bit.
         verbose: print progress.
     Raises:
         ConfigError: no such run; it is finished; another process works on it; its config.json is
@@ -140,6 +144,8 @@ def resume(
             "env_steps": env_steps,
             "checkpoint_seconds": checkpoint_seconds,
             "keep_checkpoints": keep_checkpoints,
+            "env_processes": env_processes,
+            "env_deadline": env_deadline,
         }
         job = stored.changed(**{name: x for name, x in given.items() if x is not None})
         from recollect.run import checkpoint
@@ -158,8 +164,8 @@ def resume(
         start = None
         if found is None:
             start = _start(job, program)
-            said.append("there is no checkpoint of this run yet: it begins anew")
-        if job.config != stored.config:
+            said.append("there is no checkpoint to go on from: the run begins anew")
+        if job.env_steps != stored.env_steps and job.config.decay_steps == job.env_steps:
             said.append(
                 f"decay_steps = {job.env_steps}: the learning rate falls over the new length"
             )
@@ -277,7 +283,12 @@ def _carry_on(
 
 
 def _differences(job: Job) -> list[str]:
-    return presets.differences(job.agent, job.config, job.env)
+    found = presets.differences(job.agent, job.config, job.env)
+    if not found:
+        return []
+    short = ", ".join(line.replace(" = ", " ").replace("(paper: ", "(") for line in found)
+    text = f"{len(found)} settings differ from the paper's, in brackets: {short}"
+    return [textwrap.fill(text, 100)]
 
 
 def _check_memory(job: Job, need: int) -> str:

@@ -12,7 +12,13 @@ from recollect.envs import registry
 from recollect.types import ConfigError, EnvSpec
 
 RUNTIMES = ("inline",)
-MAY_CHANGE = ("env_steps", "checkpoint_seconds", "keep_checkpoints")
+MAY_CHANGE = (
+    "env_steps",
+    "checkpoint_seconds",
+    "keep_checkpoints",
+    "env_processes",
+    "env_deadline",
+)
 """What a resumed run may be given anew; all else is as it began."""
 
 
@@ -68,11 +74,13 @@ class Job:
         Raises:
             ConfigError: a value that cannot be.
         """
-        job = replace(self, **settings)
-        presets.check_arguments(**{name: getattr(job, name) for name in MAY_CHANGE})
+        own = {name: value for name, value in settings.items() if hasattr(self, name)}
+        presets.check_arguments(**own)
+        job = replace(self, **own)
+        fields = {name: value for name, value in settings.items() if name not in own}
         if getattr(self.config, "decay_steps", None) == self.env_steps:
-            job = replace(job, config=replace(self.config, decay_steps=job.env_steps))
-        return job
+            fields["decay_steps"] = job.env_steps
+        return replace(job, config=presets.with_settings(self.config, fields))
 
 
 def prepare(

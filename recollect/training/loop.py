@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -75,10 +76,10 @@ class Training:
             learner.publish()
         self._log = MetricsLog(folder, keep_rows=int(meta["rows"]))
         if self._log.moved_to is not None:
-            progress.note(
-                f"rows that came after this checkpoint were moved to {self._log.moved_to.name}: "
-                "they are lived again"
-            )
+            than = "of the attempt before"
+            if found is not None:
+                than = f"newer than the checkpoint, after {found.env_steps:,} steps,"
+            progress.note(f"rows of metrics {than} are now in {self._log.moved_to.name}")
         self._next_row = int(meta["next_row"]) or self._row_after(0)
         self._started = time.perf_counter() - float(meta["seconds"])
         self._began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -253,8 +254,9 @@ class Training:
         if config.env_processes:
             return contextlib.nullcontext()
         advice = (
-            "mend the environment, or set env_processes, where a hang costs no more than episodes; "
-            f"what the last checkpoint holds can be resumed in {self._folder.path}"
+            "mend the environment, or let it have processes of its own, where a hang costs no more "
+            f"than episodes: recollect resume {shlex.quote(str(self._folder.path))} "
+            "--env-processes 2"
         )
         return Watchdog(calls.current, config.env_deadline, self._tell_of_hang, advice=advice)
 

@@ -101,6 +101,29 @@ def test_a_finished_run_goes_on_only_if_it_is_told_how_long(
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
 
 
+def test_environments_may_get_processes_of_their_own_which_changes_no_bit(
+    run: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    longer = ("--env-steps", "600")
+    assert cli.main(["resume", str(run), *longer]) == 0
+    processes = ("--env-processes", "2", "--env-deadline", "9")
+    assert cli.main(["resume", str(other), *longer, *processes]) == 0
+    rows, others = ([without_wall_clock(row) for row in read_metrics(x)] for x in (run, other))
+    assert rows == others
+    assert rows[-1]["env_steps"] == 600
+    assert rows[-1]["run/cut_short_episodes"] == 0
+    config = json.loads((other / "config.json").read_text())["config"]
+    assert (config["env_processes"], config["env_deadline"]) == (2, 9.0)
+
+
+def test_a_setting_of_the_config_that_cannot_be_is_refused_by_its_option(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, "resume", str(run), "--env-steps", "600", "--env-deadline", "0")
+    assert said.startswith("--env-deadline must be above 0")
+
+
 @pytest.mark.parametrize(
     ("words", "flag"),
     [
@@ -108,7 +131,7 @@ def test_a_finished_run_goes_on_only_if_it_is_told_how_long(
         (["--seed=4"], "--seed"),
         (["--env", "CartPole-v1"], "--env"),
         (["--no-double-q"], "--no-double-q"),
-        (["--env_processes", "2"], "--env-processes"),
+        (["--actor_processes", "2"], "--actor-processes"),
         (["--from", "x"], "--from"),
     ],
 )
@@ -116,7 +139,7 @@ def test_what_may_not_change_is_refused_by_name(
     run: Path, capsys: pytest.CaptureFixture[str], words: list[str], flag: str
 ) -> None:
     said = refused(capsys, "resume", str(run), *words)
-    may = "--checkpoint-seconds, --env-steps, --keep-checkpoints"
+    may = "--checkpoint-seconds, --env-deadline, --env-processes, --env-steps, --keep-checkpoints"
     assert said.startswith(f"{flag} cannot change on resume, only {may} can: ")
 
 
@@ -181,7 +204,9 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew_and_says_
     shutil.rmtree(run / "checkpoints")
     (run / "status.json").unlink()
     assert cli.main(["resume", str(run)]) == 0
-    assert "there is no checkpoint of this run yet: it begins anew" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "there is no checkpoint to go on from: the run begins anew\n" in said
+    assert "rows of metrics of the attempt before are now in metrics-aside-1.jsonl\n" in said
     assert [without_wall_clock(row) for row in read_metrics(run)] == whole
 
 

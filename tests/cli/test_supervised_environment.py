@@ -85,13 +85,13 @@ def test_r8_a_fault_costs_its_episode_and_is_told_of(
     assert (tmp_path / "marks").read_text() == "xx", "it did fail, twice"
     told = [line for line in out.splitlines() if line.startswith("warning: ")]
     assert told
-    if processes:  # others of a process that is gone
-        told = [line for line in told if "lost with slot " not in line]
+    assert not [line for line in told if "lost with slot " in line], "told of with that slot"
     call = r"reset for episode \d+" if verb == "reset" else r"episode \d+, step 3"
     said = SAID[how].replace("VERB", verb)
     line = f"warning: environment {moody.ID}, slot [0-3], {call}: {said}{LEFT[verb]}"
     for each in told:
-        assert re.fullmatch(line + r"(\. More of these are only counted)?", each), each
+        more = r"(, with 1 more of the same process)?(\. More of these are only counted)?"
+        assert re.fullmatch(line + more, each), each
     last = read_metrics(run)[-1]
     assert last["run/env_failures"] == 2
     dropped = last["run/dropped_episodes"]
