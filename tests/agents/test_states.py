@@ -215,3 +215,25 @@ def test_a_turn_is_one_of_the_workers_or_behind_the_last(tmp_path: Path) -> None
     fewer = {name: part for name, part in state["parts"].items() if name != "evaluator"}
     with pytest.raises(ValueError, match=r"the state has parts .*, those of the run are"):
         program.load_state_dict({**state, "parts": fewer})
+
+
+def test_figures_and_failures_of_evaluations_are_kept_as_they_were() -> None:
+    program = runtime()
+    rounds(program, 60)
+    evaluator = program.parts["evaluator"]
+    state = {**evaluator.state_dict(), "failed": 4}
+    fresh = dict(state["fresh"])
+    assert fresh, "there was one"
+    evaluator.load_state_dict(state)
+    assert evaluator.counts()["failed_evaluations"] == 4
+    assert evaluator.state_dict()["fresh"] is not evaluator.state_dict()["fresh"]
+    assert evaluator.metrics() == fresh
+    assert state["fresh"] == fresh
+
+
+def test_updates_skipped_come_back_with_the_learner() -> None:
+    learner = runtime().parts["learner"]
+    state = {**learner.state_dict(), "skipped": {"total": 7, "on_end": 6}}
+    learner.load_state_dict(state)
+    assert learner.counts()["skipped_updates"] == 7
+    assert learner.state_dict()["skipped"] == {"total": 7, "on_end": 6}
