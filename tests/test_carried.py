@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,21 @@ def test_anothers_parameters_are_in_every_role_from_the_first_step(
         parts["actor/0"]["policy"],
     ):
         np.testing.assert_array_equal(own, vector)
+
+
+def test_a_run_without_a_checkpoint_begins_anew_with_anothers_parameters(
+    whole: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        run = train(tmp_path / "new", start_from=whole, env_steps=50).folder
+    wanted = newest(run).parameters
+    shutil.rmtree(run / "checkpoints")
+    (run / "status.json").unlink()
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.resume(run)
+    found = newest(run).parameters
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_the_best_are_those_evaluated_and_the_last_play_at_the_end(

@@ -237,3 +237,31 @@ def test_updates_skipped_come_back_with_the_learner() -> None:
     learner.load_state_dict(state)
     assert learner.counts()["skipped_updates"] == 7
     assert learner.state_dict()["skipped"] == {"total": 7, "on_end": 6}
+
+
+def test_what_an_actor_has_counted_and_not_sent_is_that_of_its_state() -> None:
+    program = runtime()
+    rounds(program, 30)
+    actor = program.parts["actor/0"]
+    state = {**actor.state_dict(), "dropped": 2, "cut_short": 3}
+    state["env"] = {**state["env"], "failures": 4}
+    actor._outbox = (["of a turn that failed"], [])
+    actor.load_state_dict(state)
+    assert actor._outbox == ([], [])
+    counts = actor.counts()
+    assert counts["dropped_episodes"] == 2
+    assert counts["cut_short_episodes"] == 3
+    assert counts["env_failures"] == 4, "failures are counted once, however often it is resumed"
+    assert digest(actor.state_dict()) == digest(state)
+
+
+def test_a_state_taken_before_lost_episodes_are_closed_stays_as_it_was() -> None:
+    program = runtime()
+    rounds(program, 30)
+    actor = program.parts["actor/0"]
+    actor._lost[:] = True
+    state = program.state_dict()
+    before = digest(state)
+    assert actor._elapsed.any()
+    rounds(program, 1)
+    assert digest(state) == before
