@@ -213,8 +213,9 @@ def test_a_turn_is_one_of_the_workers_or_behind_the_last(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="turn is 4, there are 3 workers"):
         program.load_state_dict({**state, "turn": 4})
     fewer = {name: part for name, part in state["parts"].items() if name != "evaluator"}
-    with pytest.raises(ValueError, match=r"the state has parts .*, those of the run are"):
-        program.load_state_dict({**state, "parts": fewer})
+    for others in (fewer, {**state["parts"], "learner/1": {}}):
+        with pytest.raises(ValueError, match=r"the state has parts .*, those of the run are"):
+            program.load_state_dict({**state, "parts": others})
 
 
 def test_figures_and_failures_of_evaluations_are_kept_as_they_were() -> None:
