@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from itertools import count
 from pathlib import Path
@@ -22,7 +23,7 @@ from recollect.training import loop
 from recollect.training.execution import _refuse_changes
 from recollect.training.job import Job
 from recollect.training.loop import Training
-from recollect.types import DivergedError
+from recollect.types import DivergedError, NotSavedError
 from tests.agents import clockwork
 
 assert clockwork.Clock, "importing it registers tests/Clock-v0"
@@ -217,3 +218,32 @@ def test_what_is_kept_of_a_failure_are_the_online_parameters(
         name: x.tolist() for name, x in kept.items()
     }
     assert RunFolder.open(tmp_path / "run").status()["state"] == "failed: nothing is finite"
+
+
+@pytest.mark.parametrize("failures", [1, 100])
+def test_a_save_that_fails_is_counted_tried_again_and_in_the_end_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    save, tries = Checkpoints.save, count(1)
+
+    def full(self: Checkpoints, name: str, **what: Any) -> Any:
+        if name == "last" and next(tries) <= failures:
+            raise OSError(28, "No space left on device")
+        return save(self, name, **what)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    run = tmp_path / "run"
+    ends: Any = contextlib.nullcontext()
+    if failures > 1:
+        ends = pytest.raises(NotSavedError, match="there is no checkpoint of it")
+    with pytest.warns(RuntimeWarning, match="a checkpoint could not be saved") as told, ends:
+        train(run, evaluation_period=0)
+    assert len(told) == 1, "once, until it succeeds"
+    assert read_metrics(run)[-1]["checkpoint/failed"] == 1
+    state = RunFolder.open(run).status()["state"]
+    if failures == 1:
+        assert state == "finished"
+        assert newest(run).env_steps == 600
+    else:
+        assert state.startswith("failed: the run could not be saved (")
+        assert (newest(run, "failed").parameters).keys() == {"weight"}
