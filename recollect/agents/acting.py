@@ -47,7 +47,7 @@ _ARRAYS = (
 )
 _SLOT_NUMBERS = ("episode", "blocks", "window", "errors_from", "versions_from")
 _RECENT = {"slot": np.int64, "return": np.float64, "steps": np.int64}
-_TOTALS = ("turns", "env_steps", "finished", "dropped", "cut_short", "failed")
+_TOTALS = ("turns", "env_steps", "finished", "dropped", "cut_short")
 
 
 def episode_uid(epoch: int, slot: int, episode: int) -> int:
@@ -135,8 +135,7 @@ class Actor:
         self._version: Version | None = None
         self._turns = 0
         self._env_steps = self._finished = self._dropped = self._cut_short = 0
-        self._failed = 0  # of the environments, before the last resume
-        self._faults = 0  # that were told of, or too many for that
+        self._faults = 0  # of environments that were told of, or too many for that
         self._lost = np.zeros(slots, np.bool_)  # slots whose episode could not be put back
         self._return = np.zeros(slots)
         self._recent: list[tuple[int, float, int]] = []  # (slot, return, steps) since last metrics
@@ -440,7 +439,6 @@ class Actor:
             "policy": self._policy.vector(),
             "version": None if self._version is None else list(self._version),
             **{name: getattr(self, f"_{name}") for name in _TOTALS},
-            "failed": self._failed + self._env.failures,
             "recent": {
                 "slot": np.array([slot for slot, _, _ in self._recent], np.int64),
                 "return": np.array([value for _, value, _ in self._recent], np.float64),
@@ -563,7 +561,7 @@ class Actor:
             "episodes": self._finished,
             "dropped_episodes": self._dropped,
             "cut_short_episodes": self._cut_short,
-            "env_failures": self._failed + self._env.failures,
+            "env_failures": self._env.failures,
         }
 
     def metrics(self) -> Metrics:

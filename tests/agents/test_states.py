@@ -213,5 +213,56 @@ def test_a_turn_is_one_of_the_workers_or_behind_the_last(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="turn is 4, there are 3 workers"):
         program.load_state_dict({**state, "turn": 4})
     fewer = {name: part for name, part in state["parts"].items() if name != "evaluator"}
-    with pytest.raises(ValueError, match=r"the state has parts .*, those of the run are"):
-        program.load_state_dict({**state, "parts": fewer})
+    for others in (fewer, {**state["parts"], "learner/1": {}}):
+        with pytest.raises(ValueError, match=r"the state has parts .*, those of the run are"):
+            program.load_state_dict({**state, "parts": others})
+
+
+def test_figures_and_failures_of_evaluations_are_kept_as_they_were() -> None:
+    program = runtime()
+    rounds(program, 60)
+    evaluator = program.parts["evaluator"]
+    state = {**evaluator.state_dict(), "failed": 4}
+    fresh = dict(state["fresh"])
+    assert fresh, "there was one"
+    evaluator.load_state_dict(state)
+    assert evaluator.counts()["failed_evaluations"] == 4
+    assert evaluator.state_dict()["fresh"] is not evaluator.state_dict()["fresh"]
+    assert evaluator.metrics() == fresh
+    assert state["fresh"] == fresh
+
+
+def test_updates_skipped_come_back_with_the_learner() -> None:
+    learner = runtime().parts["learner"]
+    state = {**learner.state_dict(), "skipped": {"total": 7, "on_end": 6}}
+    learner.load_state_dict(state)
+    assert learner.counts()["skipped_updates"] == 7
+    assert learner.state_dict()["skipped"] == {"total": 7, "on_end": 6}
+
+
+def test_what_an_actor_has_counted_and_not_sent_is_that_of_its_state() -> None:
+    program = runtime()
+    rounds(program, 30)
+    actor = program.parts["actor/0"]
+    state = {**actor.state_dict(), "dropped": 2, "cut_short": 3}
+    state["env"] = {**state["env"], "failures": 4}
+    actor._outbox = (["of a turn that failed"], [])
+    actor.load_state_dict(state)
+    assert actor._outbox == ([], [])
+    counts = actor.counts()
+    assert counts["dropped_episodes"] == 2
+    assert counts["cut_short_episodes"] == 3
+    assert counts["env_failures"] == 4, "failures are counted once, however often it is resumed"
+    assert digest(actor.state_dict()) == digest(state)
+
+
+def test_a_state_taken_before_lost_episodes_are_closed_stays_as_it_was() -> None:
+    program = runtime()
+    rounds(program, 30)
+    actor = program.parts["actor/0"]
+    actor._lost[:] = True
+    state = program.state_dict()
+    before = digest(state)
+    assert actor._elapsed.any()
+    rounds(program, 1)
+    assert digest(state) == before

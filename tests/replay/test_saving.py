@@ -171,3 +171,18 @@ def test_a_damaged_state_is_refused_or_does_no_harm(
     else:
         other.check_valid()
         other.sample(np.linspace(0, 0.99, 40))
+
+
+def test_an_episode_whose_beginning_was_lost_is_still_joined_after_a_resume() -> None:
+    """Its first window here may be any; one that has begun goes on with the next."""
+    spec = make_spec(UNEVEN)
+    replay, other = (make_replay(UNEVEN, spec) for _ in range(2))
+    sent = list(messages(UNEVEN, cut(spec, make_episode(spec, 0, 40))))
+    blocks, _ = sent[6]
+    replay.insert(blocks, [])
+    other.load_state_dict(on_disk(replay.state_dict()))
+    for message in sent[7:]:
+        for store in (replay, other):
+            store.insert(*message)
+    assert_same_state(other.state_dict(), replay.state_dict())
+    assert len(other) > 0
