@@ -11,7 +11,7 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("overhead", "learn")
+NAMES = ("overhead", "learn", "saving")
 
 
 def main() -> int:
