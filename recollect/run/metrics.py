@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import time
 import warnings
 from collections import deque
@@ -205,6 +206,10 @@ class MetricsLog:
     def _tell_mirror_broke(self, error: OSError) -> None:
         if self._tensorboard:
             self._tensorboard = False
+            if self._events is not None:
+                with contextlib.suppress(OSError):  # what it could not write, it tries again
+                    self._events.close()
+                self._events = None
             warnings.warn(
                 f"TensorBoard events stop here, metrics.jsonl goes on: {error}",
                 RuntimeWarning,
@@ -212,34 +217,61 @@ class MetricsLog:
             )
 
     def _mirror(self, row: Mapping[str, Any]) -> None:
-        # TensorBoard's own writer: torch.utils.tensorboard takes seconds to import.
-        from tensorboard.compat.proto import event_pb2, summary_pb2
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        values = [
-            summary_pb2.Summary.Value(tag=name, simple_value=value)
+        values = {
+            name: value
             for name, value in row.items()
             if isinstance(value, int | float) and name != "env_steps"
-        ]
+        }
         try:
             if self._events is None:
-                self._events = EventFileWriter(str(self._events_path), 100, flush_secs=10)
-                if self._events_from is not None:  # TensorBoard forgets what lies behind it
-                    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-                    self._events.add_event(
-                        event_pb2.Event(
-                            wall_time=time.time(), step=self._events_from, session_log=start
-                        )
-                    )
-            self._events.add_event(
-                event_pb2.Event(
-                    wall_time=time.time(),
-                    step=int(row["env_steps"]),
-                    summary=summary_pb2.Summary(value=values),
-                )
-            )
+                self._events = _Events(self._events_path)
+                if self._events_from is not None:
+                    self._events.forget_from(self._events_from)
+            self._events.add(int(row["env_steps"]), values)
         except OSError as error:  # the mirror may break, the run goes on
             self._tell_mirror_broke(error)
+
+
+class _Events:
+    """A file of TensorBoard's, in a folder that is made if it is not there.
+
+    `torch.utils.tensorboard` takes seconds to import, and TensorBoard's own writer has a thread
+    that ends in a traceback where the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2, summary_pb2
+        folder.mkdir(exist_ok=True)
+        # They are read in the order of their names.
+        name = f"events.out.tfevents.{int(time.time()):010d}.{platform.node()}.{os.getpid()}"
+        path = folder / f"{name}.{len(os.listdir(folder))}"
+        self._file = open(path, "xb")  # noqa: SIM115  # closed by `close`
+        self._records = RecordWriter(self._file)
+        try:
+            self._write(file_version="brain.Event:2")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
+
+    def forget_from(self, env_steps: int) -> None:
+        """What earlier files have from there on is not shown."""
+        start = self._event.SessionLog(status=self._event.SessionLog.START)
+        self._write(step=env_steps, session_log=start)
+
+    def add(self, env_steps: int, values: Mapping[str, float]) -> None:
+        each = [self._summary.Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+        self._write(step=env_steps, summary=self._summary.Summary(value=each))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **what: Any) -> None:
+        self._records.write(self._event.Event(wall_time=time.time(), **what).SerializeToString())
+        self._file.flush()
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
