@@ -88,7 +88,7 @@ class Training:
             resume_from=None if found is None else found.path,
         )
         self._saves: dict[str, float] = {"saved": 0, "failed": 0}
-        self._unsaved = ""  # why the last save failed; empty if it did not
+        self._unsaved: dict[str, str] = {}  # why a save failed, by name, until one succeeds
         self._last_saved: dict[str, Any] | None = None
         if found is not None:
             self._last_saved = {"name": found.path.name, "env_steps": found.env_steps}
@@ -97,10 +97,10 @@ class Training:
         self.damaged = 0  # checkpoints passed over
         self.last_row: dict[str, float] = {}
         evaluator = self._runtime.parts.get("evaluator")
-        self.best: tuple[float, Any] | None = None
         if evaluator is not None:
             evaluator.interrupted = self._must_stop
-            self.best = evaluator.best()
+        # After a restart it is saved once more: the stop may have come before its save.
+        self._best_saved: Any = None
 
     # --- From the beginning to the end -----------------------------------------------------------
 
@@ -123,7 +123,8 @@ class Training:
                 if self._env_steps() >= min(self._next_row, self.job.env_steps):
                     self._write_row()
                 self._look_after_checkpoints()
-        self._ended = self.save_and_wait()
+        self.save_and_wait()
+        self._ended = "last" not in self._unsaved
 
     def final_evaluation(self, episodes: int) -> tuple[float, str]:
         """Mean return of greedy episodes with the last parameters, which a last row tells too.
@@ -200,12 +201,22 @@ class Training:
         self._progress.update(row)
         self.last_row = row
         self._next_row = self._row_after(int(row["env_steps"]))
+        self._save_best()
+
+    @property
+    def best(self) -> tuple[float, Any] | None:
+        """Mean return and parameters of the best evaluation; None if there was none."""
         evaluator = self._runtime.parts.get("evaluator")
-        found = evaluator.best() if evaluator is not None else None
-        if found is not None and (self.best is None or found[1].version != self.best[1].version):
-            self.best = found
-            self._policy.load(found[1].vector)
-            self.save_parameters("best", found[1].version.updates, found[0])
+        return None if evaluator is None else evaluator.best()
+
+    def _save_best(self) -> None:
+        """Save the best parameters; until they are on disk, that is tried again with each row."""
+        found = self.best
+        if found is None or found[1].version == self._best_saved:
+            return
+        self._policy.load(found[1].vector)
+        if self.save_parameters("best", found[1].version.updates, found[0]):
+            self._best_saved = found[1].version
 
     # --- Pauses ----------------------------------------------------------------------------------
 
@@ -282,6 +293,7 @@ class Training:
             self._heed(self._checkpoints.wait)
             taken = self._snapshot()
             self._heed(lambda: self._checkpoints.save("last", **taken), always_tell=True)
+        self._save_best()
         return not self._unsaved
 
     @property
@@ -293,12 +305,16 @@ class Training:
         if self._last_saved is not None:
             name, steps = self._last_saved["name"], self._last_saved["env_steps"]
             there = f"its last checkpoint is {name}, after {steps:,} steps"
-        return f"the run could not be saved ({self._unsaved}), {there}"
+        return f"the run could not be saved ({next(iter(self._unsaved.values()))}), {there}"
 
     def save_parameters(
         self, name: str, updates: int | None = None, score: float | None = None
-    ) -> None:
-        """Save nothing but parameters: the policy's, or the learner's where `updates` is None."""
+    ) -> bool:
+        """Save nothing but parameters: the policy's, or the learner's where `updates` is None.
+
+        Returns:
+            Whether they could be saved.
+        """
         learner = self._runtime.parts["learner"]
         network = learner.network if updates is None else self._policy.network
         meta = {
@@ -307,9 +323,9 @@ class Training:
             "score": score,
         }
         self._heed(self._checkpoints.wait)
-        self._heed(
+        return self._heed(
             lambda: self._checkpoints.save(name, parameters=named_arrays(network), meta=meta),
-            whole=False,
+            name,
         )
 
     def _checkpoint_due(self, now: float) -> bool:
@@ -352,11 +368,15 @@ class Training:
     def _heed(
         self,
         save: Callable[[], Saved | None],
+        name: str = "last",
         *,
-        whole: bool = True,
         always_tell: bool = False,
-    ) -> None:
-        """Count what comes of a save; one that fails is tried again at the next interval."""
+    ) -> bool:
+        """Count what comes of a save; one that fails is tried again at the next interval.
+
+        Returns:
+            Whether it did not fail.
+        """
         try:
             saved = save()
         except (OSError, checkpoint.CheckpointError) as error:
@@ -368,11 +388,16 @@ class Training:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            self._unsaved = reason(error)
-            return
-        if saved is None or not whole:
-            return
-        first, self._unsaved = not self._saves["saved"] or bool(self._unsaved), ""
+            self._unsaved[name] = reason(error)
+            if name == "last":  # a long attempt is not made often, though it fails
+                self._saves["seconds"] = time.perf_counter() - self._saved_at
+            return False
+        if saved is None:
+            return True
+        failed = self._unsaved.pop(name, None)
+        if name != "last":
+            return True
+        first = not self._saves["saved"] or failed is not None
         self._saves["saved"] += 1
         self._saves |= {"seconds": saved.seconds, "bytes": saved.bytes_total}
         self._last_saved = {
@@ -387,6 +412,7 @@ class Training:
                 f"checkpoint after {saved.env_steps:,} steps: {size(saved.bytes_written)} written "
                 f"in {saved.seconds:.1f} s, {size(saved.bytes_total)} in all"
             )
+        return True
 
     def _restore(self, found: Checkpoint) -> Mapping[str, Any]:
         """Put everything where it was; the checkpoint's meta."""
