@@ -62,12 +62,27 @@ def start(words: list[str], point: str | None = None, marker: Path | None = None
         how = ["-c", AT, *where, str(marker), seconds]
     return subprocess.Popen(
         [sys.executable, *how, *words],
+        preexec_fn=_hear_hangups,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+
+
+def _hear_hangups() -> None:
+    """Also where these tests were begun by nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def ended(process: Any) -> str:
+    """What it says on stderr, once it has left within C7's seconds; it never outlives this."""
+    try:
+        return process.communicate(timeout=SECONDS_TO_LEAVE)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
 
 
 def wait_for(path: Path, process: Any) -> None:
@@ -102,7 +117,7 @@ def leaves(process: Any, name: str, run: Path) -> float:
     """Send a signal; assert that the run leaves in good order; seconds that took."""
     begin = time.monotonic()
     process.send_signal(signal.Signals[name])
-    _, error = process.communicate(timeout=SECONDS_TO_LEAVE)
+    error = ended(process)
     assert process.returncode == 128 + signal.Signals[name], error
     assert error.count("\n") == 1, error
     assert error.startswith(f"recollect: stopped by {name}; go on with: ")
@@ -131,6 +146,6 @@ def resume(run: Path, *more: str) -> str:
 def leaves_quietly(process: Any, run: Path) -> None:
     """End a run that was started somewhere else."""
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=SECONDS_TO_LEAVE)
+    ended(process)
     assert process.returncode == 128 + signal.SIGTERM
     assert status(run)["env_steps"] == saved_steps(run)

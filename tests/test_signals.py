@@ -53,6 +53,7 @@ def test_twenty_signals_at_random_moments(tmp_path: Path) -> None:
         words = train(run, "--env-steps", str(LONG))
         if (run / "config.json").exists():
             words = ["resume", str(run)]
+        (run / "status.json").unlink(missing_ok=True)  # it is waited for
         process = start(words)
         if number < 4:
             time.sleep(rng.uniform(0.1, 1.0))
@@ -68,7 +69,7 @@ def test_twenty_signals_at_random_moments(tmp_path: Path) -> None:
 def leaves_early(process: object, name: str, run: Path) -> None:
     """Before anything was made there is nothing to resume, and nothing is left either."""
     process.send_signal(signal.Signals[name])  # type: ignore[attr-defined]
-    _, error = process.communicate(timeout=30)  # type: ignore[attr-defined]
+    error = commanded.ended(process)
     code = process.returncode  # type: ignore[attr-defined]
     if run.exists():
         assert code == 128 + signal.Signals[name]
@@ -90,7 +91,7 @@ def test_a_second_signal_leaves_at_once_and_a_checkpoint_that_loads(tmp_path: Pa
     time.sleep(0.3)
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    error = commanded.ended(process)
     seconds = time.monotonic() - begin
     if process.returncode == 130 and "again" not in error:
         pytest.skip("it had left before the second one came")
