@@ -163,6 +163,7 @@ def one(name: str, folder: Path) -> Iterator[Result]:
         run = RunFolder.create(folder, job.as_dict())
         at = Training(job, run, program, progress, stop, None, None)
         blocks = fill(at._runtime.parts["replay"])
+        at._saved_at = time.perf_counter()
         looks: list[tuple[float, bool]] = []
         saves: list[Any] = []
         finished, wait = at._checkpoints.finished, at._checkpoints.wait
@@ -210,5 +211,5 @@ def run() -> Iterator[Result]:
     """Both kinds of blocks."""
     torch.set_num_threads(1)
     for name in CASES:
-        with tempfile.TemporaryDirectory(dir=".") as folder:
+        with tempfile.TemporaryDirectory() as folder:
             yield from one(name, Path(folder) / "run")

@@ -250,7 +250,12 @@ class _Events:
         path = folder / f"{name}.{len(os.listdir(folder))}"
         self._file = open(path, "xb")  # noqa: SIM115  # closed by `close`
         self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
+        try:
+            self._write(file_version="brain.Event:2")
+        except OSError:
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
 
     def forget_from(self, env_steps: int) -> None:
         """What earlier files have from there on is not shown."""
