@@ -129,5 +129,5 @@ def test_what_a_kill_leaves_is_cleaned_by_the_next_save(tmp_path: Path) -> None:
         file.write(row[0] * 2)
     said = commanded.resume(run, "--env-steps", str(saved_steps(run) + 200))
     assert not list(run.glob("checkpoints/.new-*"))
-    assert "were moved to metrics-aside-1.jsonl: they are lived again\n" in said
+    assert " are now in metrics-aside-1.jsonl\n" in said
     assert (run / "metrics-aside-1.jsonl").read_bytes().endswith(row[0] * 2)

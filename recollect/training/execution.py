@@ -103,7 +103,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
         RunFolder(path).refuse_if_taken()
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
         said = [*_differences(job), _check_memory(job, program.replay_bytes)]
-        start = _start(job, program)
+        start = _start(job, program, said)
         folder = RunFolder.create(path, job.as_dict())
         return _carry_on(job, folder, program, None, start, verbose, stop, said)
 
@@ -163,7 +163,7 @@ def resume(
         said.append(_check_memory(job, program.replay_bytes))
         start = None
         if found is None:
-            start = _start(job, program)
+            start = _start(job, program, said)
             said.append("there is no checkpoint to go on from: the run begins anew")
         if job.env_steps != stored.env_steps and job.config.decay_steps == job.env_steps:
             said.append(
@@ -318,7 +318,7 @@ def _warn_if_nothing_can_be_learned(job: Job) -> None:
         )
 
 
-def _start(job: Job, program: Any) -> Any:
+def _start(job: Job, program: Any, said: list[str]) -> Any:
     """The parameters [P] of the run that this one begins with; None if it begins with its own."""
     from recollect.agents.learning import load_named_arrays
     from recollect.run import checkpoint
@@ -329,11 +329,16 @@ def _start(job: Job, program: Any) -> Any:
     found = checkpoint.find(there.checkpoints, "last", "failed", parameters_only=True)
     policy = program.policy()
     try:
-        load_named_arrays(policy.network, checkpoint.load_parameters(found)[0])
+        arrays, meta = checkpoint.load_parameters(found)
+        load_named_arrays(policy.network, arrays)
     except ValueError as error:
         raise ConfigError(
             f"the parameters of {job.start_from} do not fit this run: {error}"
         ) from error
+    said.append(
+        f"it begins with the parameters of {job.start_from} after {meta['env_steps']:,} steps, and "
+        "with settings of its own"
+    )
     return policy.vector()
 
 
