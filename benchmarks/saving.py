@@ -163,30 +163,31 @@ def one(name: str, folder: Path) -> Iterator[Result]:
         run = RunFolder.create(folder, job.as_dict())
         at = Training(job, run, program, progress, stop, None, None)
         blocks = fill(at._runtime.parts["replay"])
-        at._saved_at = time.perf_counter()
+        account, checkpoints = at._saves, at._saves._checkpoints
+        account._begun = time.perf_counter()
         looks: list[tuple[float, bool]] = []
         saves: list[Any] = []
-        finished, wait = at._checkpoints.finished, at._checkpoints.wait
+        finished = checkpoints.finished
 
         def heard() -> Any:
             saved = finished()
             if saved is not None:
-                saves.append((saved, at._saves["standstill_seconds"], at._env_steps()))
+                saves.append((saved, account.figures["standstill_seconds"], at._env_steps()))
                 if len(saves) == 2:
                     stop.requested = "SIGTERM"
             return saved
 
         def look() -> bool:
-            looks.append((time.perf_counter(), at._checkpoints.busy))
+            looks.append((time.perf_counter(), checkpoints.busy))
             if len(looks) == 200:  # what the first updates compile is not what is measured
-                at._saved_at = -1e9
+                account._begun = -1e9
             return stop.requested is not None
 
-        at._checkpoints.finished = heard  # type: ignore[method-assign]
+        checkpoints.finished = heard  # type: ignore[method-assign]
         at._must_stop = look  # type: ignore[method-assign]
         with contextlib.suppress(Interrupted):
             at.to_the_end()
-        at._checkpoints.finished, at._checkpoints.wait = finished, wait  # type: ignore[method-assign]
+        checkpoints.finished = finished  # type: ignore[method-assign]
         at.close()
     times, busy = (np.array(column) for column in zip(*looks[150:], strict=True))
     gaps = np.diff(times)

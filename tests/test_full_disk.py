@@ -68,7 +68,8 @@ class Disk:
             write_atomic(path, data)
 
         def due(training: Training, _: float) -> bool:
-            return training._env_steps() >= self._saved + 40 and not training._checkpoints.busy
+            busy = training._saves._checkpoints.busy
+            return training._env_steps() >= self._saved + 40 and not busy
 
         def snapshot(training: Training) -> dict[str, Any]:
             self._saved = training._env_steps()

@@ -7,8 +7,7 @@ import os
 import platform
 import shlex
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,21 @@ from recollect.agents.evaluating import InterruptedEvaluation, evaluate_on
 from recollect.agents.learning import named_arrays
 from recollect.envs import calls
 from recollect.run import checkpoint
-from recollect.run.checkpoint import Checkpoint, Checkpoints, Saved
-from recollect.run.folder import RunFolder, reason
+from recollect.run.checkpoint import Checkpoint
+from recollect.run.folder import RunFolder
 from recollect.run.metrics import MetricsLog
-from recollect.run.progress import Progress, size
+from recollect.run.progress import Progress
 from recollect.run.signals import Interrupted, Stop
 from recollect.run.watchdog import Watchdog
 from recollect.runtime.inline import Inline
 from recollect.training.job import Job
+from recollect.training.saves import Saves
 from recollect.types import Array, EnvError
 
 ROWS_PER_RUN = 200
 MOST_STEPS_PER_ROW = 50_000
 SECONDS_PER_LOOK = 5.0
 """Between two looks at a run whose rows are further apart, and between two status files."""
-CHECKPOINT_SECONDS = (5.0, 600.0)
-"""Least and most between two checkpoints, where the run does not say how many."""
-CHECKPOINT_SHARE = 0.02
-"""Of the time, that writing checkpoints may take between these two."""
 
 
 class Training:
@@ -83,17 +79,8 @@ class Training:
         self._next_row = int(meta["next_row"]) or self._row_after(0)
         self._started = time.perf_counter() - float(meta["seconds"])
         self._began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self._checkpoints = Checkpoints(
-            folder.checkpoints,
-            keep=job.keep_checkpoints,
-            resume_from=None if found is None else found.path,
-        )
-        self._saves: dict[str, float] = {"saved": 0, "failed": 0}
-        self._unsaved: dict[str, str] = {}  # why a save failed, by name, until one succeeds
-        self._last_saved: dict[str, Any] | None = None
-        if found is not None:
-            self._last_saved = {"name": found.path.name, "env_steps": found.env_steps}
-        self._saved_at = self._looked_at = time.perf_counter()
+        self._saves = Saves(job, folder, progress, found)
+        self._looked_at = time.perf_counter()
         self._ended = False
         self.damaged = 0  # checkpoints passed over
         self.last_row: dict[str, float] = {}
@@ -123,9 +110,11 @@ class Training:
                     self._leave()
                 if self._env_steps() >= min(self._next_row, self.job.env_steps):
                     self._write_row()
-                self._look_after_checkpoints()
+                self._saves.look()
+                if self._checkpoint_due(time.perf_counter()):
+                    self._saves.start(**self._snapshot())
         self.save_and_wait()
-        self._ended = "last" not in self._unsaved
+        self._ended = not self._saves.failed("last")
 
     def final_evaluation(self, episodes: int) -> tuple[float, str]:
         """Mean return of greedy episodes with the last parameters, which a last row tells too.
@@ -170,8 +159,7 @@ class Training:
 
     def close(self) -> None:
         """Close environments and files."""
-        with contextlib.suppress(OSError, checkpoint.CheckpointError):
-            self._checkpoints.wait()
+        self._saves.wait()
         self._runtime.close()
         self._log.close()
 
@@ -192,7 +180,7 @@ class Training:
             "seconds": time.perf_counter() - self._started,
             **{f"run/{name}": value for name, value in counts.items()},
             **self._runtime.metrics(),
-            **{f"checkpoint/{name}": value for name, value in self._saves.items()},
+            **{f"checkpoint/{name}": value for name, value in self._saves.figures.items()},
             "checkpoint/damaged": self.damaged,
         }
 
@@ -275,7 +263,7 @@ class Training:
                 "total_env_steps": self.job.env_steps,
                 "updates": counts["updates"],
                 "seconds": round(time.perf_counter() - self._started, 3),
-                "checkpoint": self._last_saved,
+                "checkpoint": self._saves.last,
                 "pid": os.getpid(),
                 "host": platform.node(),
                 "began": self._began,
@@ -292,22 +280,15 @@ class Training:
             Whether it could be saved; if not, `unsaved` says why.
         """
         if not self._ended:
-            self._heed(self._checkpoints.wait)
-            taken = self._snapshot()
-            self._heed(lambda: self._checkpoints.save("last", **taken), always_tell=True)
+            self._saves.wait()
+            self._saves.save("last", **self._snapshot())
         self._save_best()
-        return not self._unsaved
+        return not self.unsaved
 
     @property
     def unsaved(self) -> str:
         """Why the last save failed, and what there is instead; empty if it did not."""
-        if not self._unsaved:
-            return ""
-        there = "there is no checkpoint of it"
-        if self._last_saved is not None:
-            name, steps = self._last_saved["name"], self._last_saved["env_steps"]
-            there = f"its last checkpoint is {name}, after {steps:,} steps"
-        return f"the run could not be saved ({next(iter(self._unsaved.values()))}), {there}"
+        return self._saves.unsaved
 
     def save_parameters(
         self, name: str, updates: int | None = None, score: float | None = None
@@ -324,29 +305,14 @@ class Training:
             "updates": learner.updates if updates is None else updates,
             "score": score,
         }
-        self._heed(self._checkpoints.wait)
-        return self._heed(
-            lambda: self._checkpoints.save(name, parameters=named_arrays(network), meta=meta),
-            name,
-        )
+        return self._saves.save(name, parameters=named_arrays(network), meta=meta)
 
     def _checkpoint_due(self, now: float) -> bool:
-        least, most = CHECKPOINT_SECONDS
-        period = self.job.checkpoint_seconds or min(
-            max(least, self._saves.get("seconds", 0.0) / CHECKPOINT_SHARE), most
-        )
-        return now - self._saved_at >= period and not self._checkpoints.busy
-
-    def _look_after_checkpoints(self) -> None:
-        """Hear of the one under way, and begin another when it is time."""
-        self._heed(self._checkpoints.finished)
-        if self._checkpoint_due(time.perf_counter()):
-            taken = self._snapshot()
-            self._heed(lambda: self._checkpoints.start("last", **taken))
+        return self._saves.due(now)
 
     def _snapshot(self) -> dict[str, Any]:
         """What a checkpoint holds, as it is now; nothing in it changes later."""
-        self._saved_at = begin = time.perf_counter()
+        begin = time.perf_counter()
         learner = self._runtime.parts["learner"]
         with contextlib.suppress(OSError):
             self._log.sync()
@@ -364,57 +330,8 @@ class Training:
                 "arithmetic": _arithmetic(),
             },
         }
-        self._saves["standstill_seconds"] = time.perf_counter() - begin
+        self._saves.taken(begin)
         return taken
-
-    def _heed(
-        self,
-        save: Callable[[], Saved | None],
-        name: str = "last",
-        *,
-        always_tell: bool = False,
-    ) -> bool:
-        """Count what comes of a save; one that fails is tried again at the next interval.
-
-        Returns:
-            Whether it did not fail.
-        """
-        try:
-            saved = save()
-        except (OSError, checkpoint.CheckpointError) as error:
-            self._saves["failed"] += 1
-            if not self._unsaved:
-                warnings.warn(
-                    f"a checkpoint could not be saved, the last one stays as it is: {error}; "
-                    "it is tried again at every interval, and said when it succeeds",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            self._unsaved[name] = reason(error)
-            if name == "last":  # a long attempt is not made often, though it fails
-                self._saves["seconds"] = time.perf_counter() - self._saved_at
-            return False
-        if saved is None:
-            return True
-        failed = self._unsaved.pop(name, None)
-        if name != "last":
-            return True
-        first = not self._saves["saved"] or failed is not None
-        self._saves["saved"] += 1
-        self._saves |= {"seconds": saved.seconds, "bytes": saved.bytes_total}
-        self._last_saved = {
-            "name": saved.path.name,
-            "env_steps": saved.env_steps,
-            "seconds": round(saved.seconds, 3),
-            "bytes_written": saved.bytes_written,
-            "bytes": saved.bytes_total,
-        }
-        if first or always_tell:
-            self._progress.note(
-                f"checkpoint after {saved.env_steps:,} steps: {size(saved.bytes_written)} written "
-                f"in {saved.seconds:.1f} s, {size(saved.bytes_total)} in all"
-            )
-        return True
 
     def _restore(self, found: Checkpoint) -> Mapping[str, Any]:
         """Put everything where it was; the checkpoint's meta."""
