@@ -55,7 +55,7 @@ SMALL = [
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("resume") / "run"
     assert (
-        cli.main(["train", "r2d2", *SMALL, "--checkpoint-seconds", "0.2", "--run-dir", str(run)])
+        cli.main(["train", "r2d2", *SMALL, "--checkpoint-seconds", "0.02", "--run-dir", str(run)])
         == 0
     )
     return run
