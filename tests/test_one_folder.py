@@ -50,6 +50,19 @@ def race(words: list[str], run: Path, starts: int, tmp_path: Path) -> subprocess
     for process, file in zip(processes, files, strict=True):
         commanded.wait_for(Path(f"{file}.ready"), process)
     go.touch()
+    try:
+        return winner_of(processes, files, run, tag)
+    except BaseException:
+        for process in processes:
+            process.kill()
+            process.communicate()
+        raise
+
+
+def winner_of(
+    processes: list[subprocess.Popen[str]], files: list[Path], run: Path, tag: str
+) -> subprocess.Popen[str]:
+    """The one that goes on, when all others have been refused."""
     deadline = time.monotonic() + 100
     while sum(process.poll() is None for process in processes) > 1:
         assert time.monotonic() < deadline
@@ -67,7 +80,7 @@ def race(words: list[str], run: Path, starts: int, tmp_path: Path) -> subprocess
         # Who comes when config.json is there need not ask for the lock.
         assert re.fullmatch(held, error) or (tag == "train" and re.fullmatch(taken, error)), error
         slowest = max(slowest, json.loads(file.read_text()))
-    print(f"{tag}: {starts} at once, the slowest refused after {slowest:.2f} s")
+    print(f"{tag}: {len(files)} at once, the slowest refused after {slowest:.2f} s")
     return winner
 
 
@@ -98,22 +111,30 @@ def test_a_refusal_takes_less_than_a_second(tmp_path: Path) -> None:
     run = tmp_path / "run"
     owner = start(train(run, "--env-steps", str(LONG)))
     wait_for_checkpoint(run, owner)
-    for words in (train(run), ["resume", str(run)]):
-        code = (
-            "import sys, time; from recollect.cli import main, train, resume; t = time.monotonic();"
-            "code = main(); print(time.monotonic() - t); sys.exit(code)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        assert done.returncode == 2
-        assert float(done.stdout.splitlines()[-1]) < 1.0
-        assert done.stderr.count("\n") == 1
-        if words[0] == "resume":
-            assert f"in use by process {owner.pid} on {platform.node()} since 20" in done.stderr
-    commanded.leaves_quietly(owner, run)
+    try:
+        for words in (train(run), ["resume", str(run)]):
+            seconds = min(refused_after(words, owner) for _ in range(3))  # others use the machine
+            assert seconds < 1.0
+    finally:
+        commanded.leaves_quietly(owner, run)
+
+
+def refused_after(words: list[str], owner: subprocess.Popen[str]) -> float:
+    """Seconds from the command's beginning, when all that it imports is there."""
+    code = (
+        "import sys, time; from recollect.cli import main, train, resume; t = time.monotonic();"
+        "code = main(); print(time.monotonic() - t); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    if words[0] == "resume":
+        assert f"in use by process {owner.pid} on {platform.node()} since 20" in done.stderr
+    return float(done.stdout.splitlines()[-1])

@@ -40,7 +40,7 @@ class RunLock:
     Processes started meanwhile do not hold it, and cannot keep it from being taken over.
 
     Args:
-        folder: the run's folder; made if it is not there.
+        folder: the run's folder; made if it is not there, and removed if nothing came into it.
     Raises:
         ConfigError: on entering: another process holds it, and is named; or in that folder nothing
             can be locked.
@@ -51,8 +51,10 @@ class RunLock:
         self.taken_over_from: dict[str, Any] | None = None
         """Whose lock it was, as `owner` says it, if its owner died holding it."""
         self._lock: Any = None
+        self._made = False
 
     def __enter__(self) -> RunLock:
+        self._made = not self.folder.exists()
         deadline = time.monotonic() + SECONDS_FOR_A_NAME
         while (lock := _try_lock(self.folder)) is None:
             found = _read_owner(self.folder)
@@ -75,9 +77,23 @@ class RunLock:
         # The owner first: who finds the lock taken must not read the name of one who has left.
         with contextlib.suppress(OSError):
             (self.folder / OWNER).unlink(missing_ok=True)
+        if self._made:
+            self._remove_if_empty()
         with contextlib.suppress(OSError):
             self._lock.release()
         self._lock = None
+
+    def _remove_if_empty(self) -> None:
+        """Only its owner may do this: without the lock's file a second one could lock the folder.
+
+        Who has opened that file meanwhile does not get the lock, as filelock looks whether it is
+        still there.
+        """
+        with contextlib.suppress(OSError):
+            if {entry.name for entry in self.folder.iterdir()} <= {LOCK, OWNER_BESIDE}:
+                (self.folder / OWNER_BESIDE).unlink(missing_ok=True)
+                (self.folder / LOCK).unlink(missing_ok=True)
+                self.folder.rmdir()
 
     def _forget(self) -> None:
         """In a forked child: close what it shares with the owner, which goes on holding it."""
@@ -141,7 +157,7 @@ def _try_lock(folder: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that it falls back to a soft lock
             lock.acquire()
-    except Timeout:
+    except (Timeout, FileNotFoundError):  # the folder may have been removed under our hands
         return None
     except (OSError, NotImplementedError) as error:
         raise _cannot_lock(folder, reason(error)) from error

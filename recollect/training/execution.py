@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +98,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
     path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
     RunFolder(path).refuse_if_taken()
     # The first two refuse before torch is loaded; a signal from here on is answered by saving.
-    with _locked(path), _stop(verbose) as stop, one_thread():
+    with RunLock(path), _stop(verbose) as stop, one_thread():
         RunFolder(path).refuse_if_taken()
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
         said = [*_differences(job), _check_memory(job, program.replay_bytes)]
@@ -135,7 +134,7 @@ def resume(
         Interrupted, EnvError, DivergedError, NotSavedError: as `execute`.
     """
     folder = RunFolder.open(Path(getattr(run, "folder", run)))
-    with _locked(folder.path), _stop(verbose) as stop, one_thread():
+    with RunLock(folder.path), _stop(verbose) as stop, one_thread():
         try:
             stored = Job.from_dict(folder.config())
         except ConfigError as error:
@@ -182,19 +181,6 @@ def _stop(verbose: bool) -> Stop:
             print("stopping: as soon as the run can be saved", flush=True)
 
     return Stop(on_first=tell)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """The folder's lock; a folder that the lock made and nothing came into is removed again."""
-    was_there = path.exists()
-    try:
-        with RunLock(path):
-            yield
-    finally:
-        hidden = path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())
-        if not was_there and hidden:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _refuse_if_finished(folder: RunFolder, job: Job, done: int) -> None:

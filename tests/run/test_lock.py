@@ -312,3 +312,24 @@ def test_nobody_owns_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert owner(tmp_path / "no") is None
     assert owner(tmp_path) is None
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_it_made_is_removed_by_its_owner_alone(tmp_path: Path) -> None:
+    """Who is refused must leave the lock where it is, or a third one could take another."""
+    folder = tmp_path / "run"
+    with RunLock(folder):
+        with pytest.raises(ConfigError, match="is in use by process"), RunLock(folder):
+            pass
+        assert (folder / ".lock").exists()
+        with pytest.raises(ConfigError, match="is in use by process"), RunLock(folder):
+            pass
+    assert not folder.exists()
+    with RunLock(folder):
+        (folder / "config.json").touch()
+    assert folder.exists()
+
+
+def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
+    with RunLock(tmp_path):
+        pass
+    assert tmp_path.exists()
