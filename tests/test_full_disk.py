@@ -227,7 +227,7 @@ def test_the_command_says_what_to_do(
         f"recollect: the run could not be saved ({os.strerror(errno.ENOSPC)}), "
     )
     assert error.count("\n") == 1
-    assert ". Make room, then do what is missing again: " in error
+    assert ": make room, then do what is missing again: " in error
     assert error.endswith(f" resume {run}\n")
     disk.full_from = 10**9
     assert main(["resume", str(run)]) == 0

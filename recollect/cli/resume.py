@@ -52,7 +52,7 @@ def command(given: Sequence[str]) -> None:
         if "config.json" in str(error):  # there the fields have other names
             raise
         raise ConfigError(settings.as_options(str(error), R2D2Config)) from error
-    print(summary(run))
+    print(summary(run, folder))
     if run.fault:
         raise EnvError(run.fault)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -125,7 +127,7 @@ def command(given: Sequence[str]) -> None:
             run = training.execute(job, folder, verbose=True)
     except ConfigError as error:
         raise ConfigError(settings.as_options(str(error), config_type)) from error
-    print(summary(run))
+    print(summary(run, folder))
     if run.fault:
         raise EnvError(run.fault)
 
@@ -133,35 +135,40 @@ def command(given: Sequence[str]) -> None:
 @contextlib.contextmanager
 def telling_what_is_left(folder: Path) -> Iterator[None]:
     """Errors that stop a run inside say what can be done with what it has learned."""
+    here = Path.cwd()  # where an environment may not stay
     try:
         yield
     except Interrupted as stopped:
         resume = f"{words.program()} resume {shlex.quote(str(folder))}"
-        unsaved = f"; {stopped.unsaved}: make room first" if stopped.unsaved else ""
+        unsaved = f"; {stopped.unsaved}: {_mend(stopped.unsaved)} first" if stopped.unsaved else ""
         stopped.args = (f"stopped by {stopped.signal_name}{unsaved}; go on with: {resume}",)
         raise
     except NotSavedError as error:
         resume = f"{words.program()} resume {shlex.quote(str(folder))}"
         raise NotSavedError(
-            f"{error}. Make room, then do what is missing again: {resume}"
+            f"{error}: {_mend(str(error))}, then do what is missing again: {resume}"
         ) from None
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted{_left(folder)}") from None
+        raise KeyboardInterrupt(f"interrupted{_left(folder, here)}") from None
     except (EnvError, DivergedError) as error:
-        raise type(error)(f"{error}{_left(folder)}") from error
+        raise type(error)(f"{error}{_left(folder, here)}") from error
 
 
-def _left(folder: Path) -> str:
+def _mend(unsaved: str) -> str:
+    return "make room" if os.strerror(errno.ENOSPC) in unsaved else "mend that"
+
+
+def _left(folder: Path, here: Path) -> str:
     """Where to find what a run that failed has learned."""
-    if not (folder / "checkpoints").exists():
+    if not (here / folder / "checkpoints").exists():
         return ""
     evaluate = f"{words.program()} evaluate {shlex.quote(str(folder))}"
     return f"; what was learned lies in {folder}: {evaluate}"
 
 
-def summary(run: training.Run) -> str:
-    """What is printed at a run's end."""
-    folder, program = shlex.quote(str(run.folder)), words.program()
+def summary(run: training.Run, path: Path) -> str:
+    """What is printed at a run's end; `path` is its folder as it was named."""
+    folder, program = shlex.quote(str(path)), words.program()
     greedy = f"{run.return_mean:,.2f}, mean of {training.FINAL_EPISODES} episodes with the last "
     windows = f"{run.mid_episode_share:.0%} start in mid-episode"
     best = f"{run.best_mean or 0:,.2f}, best evaluation meanwhile: --which best"
@@ -176,8 +183,8 @@ def summary(run: training.Run) -> str:
             f"in {run.seconds:,.1f} s",
             f"learned windows  {windows if run.updates else 'none: nothing was learned'}",
             *([failed] if run.env_failures or run.dropped_episodes else []),
-            f"run              {run.folder}",
-            f"curve            {run.folder / 'curve.png'}",
+            f"run              {path}",
+            f"curve            {path / 'curve.png'}",
             "",
             "next:",
             f"  {program} evaluate {folder} --episodes 100",

@@ -6,6 +6,7 @@ makes it anew. Gymnasium's SyncVectorEnv would end with the first such environme
 
 from __future__ import annotations
 
+import os
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -232,7 +233,7 @@ class Slots(SlotVector):
     def _begin(self, slot: int, seed: int | None) -> str:
         """Reset one environment, made anew if it failed; what was wrong, or an empty string."""
         self._running[slot] = False
-        verb = MAKE
+        verb, forks = MAKE, _forks
         try:
             env = self.envs[slot]
             if env is None:
@@ -248,13 +249,14 @@ class Slots(SlotVector):
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:
+            _leave_if_forked(forks)
             return _raised(verb, error)
         self._running[slot] = not wrong
         return _misfit(RESET, wrong)
 
     def _step(self, slot: int, action: Any, verb: str) -> tuple[float, bool, bool, str]:
         """Reward, flags, and what was wrong or an empty string."""
-        env = self.envs[slot]
+        env, forks = self.envs[slot], _forks
         assert env is not None
         self._note(self._first + slot, verb)
         try:
@@ -282,6 +284,7 @@ class Slots(SlotVector):
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:
+            _leave_if_forked(forks)
             return 0.0, False, False, _raised(STEP, error)
         if wrong:
             return 0.0, False, False, wrong
@@ -344,9 +347,31 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
+_forks = 0
+"""How often this process and those before it were forked from one another."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+def _leave_if_forked(before: int) -> None:
+    """End a process that an environment forked in its call: to train on is not its business."""
+    if _forks != before:
+        os._exit(1)
+
+
 def _raised(verb: str, error: BaseException) -> str:
     where = traceback.extract_tb(error.__traceback__, limit=-1)[-1]
-    said = " ".join(str(error).split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception as unsaid:
+        said = f"and saying what, {type(unsaid).__name__}"
     if len(said) > LONGEST_MESSAGE:
         said = f"{said[:LONGEST_MESSAGE]}..."
     kind = type(error).__name__ + (f": {said}" if said else "")

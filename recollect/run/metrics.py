@@ -8,6 +8,7 @@ known `updates`, `frames` and `seconds`, then `actor/...`, `learner/...`, `repla
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -15,13 +16,14 @@ import platform
 import time
 import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recollect.run.folder import fsync_folder, open_regular
+from recollect.types import ConfigError
 
 WALL_CLOCK = ("seconds", "_per_second", "_bytes_resident")
 """A field whose name ends so tells of the machine and the hour: it differs between equal runs."""
@@ -29,6 +31,7 @@ WALL_CLOCK = ("seconds", "_per_second", "_bytes_resident")
 WALL_CLOCK_PREFIXES = ("checkpoint/",)
 """So does one whose name begins so: when is saved, what it costs and what goes wrong with it."""
 
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
 ROWS_WAITING_LIMIT = 10_000
 COPY_BYTES = 1 << 20
 
@@ -72,9 +75,7 @@ class MetricsLog:
         self._events_from: int | None = None
         self._waiting: deque[bytes] = deque()
         self._torn = False  # whether a write that failed left something in the file
-        self._file = open_regular(
-            str(self.path), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        )
+        self._file = self._open()
         try:
             self._size = _whole_bytes(self._file)
             os.ftruncate(self._file, self._size)
@@ -85,6 +86,17 @@ class MetricsLog:
         except BaseException:
             os.close(self._file)
             raise
+
+    def _open(self) -> int:
+        try:
+            return open_regular(str(self.path), _OPEN)
+        except ValueError as error:
+            raise ConfigError(f"{error}: move it away") from None
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            found = "expected a regular file, found a link: move it away"
+            raise ConfigError(f"{self.path}: {found}") from None
 
     @property
     def rows(self) -> int:
@@ -120,6 +132,7 @@ class MetricsLog:
         Returns:
             Whether they are; if not, what waits goes on waiting.
         """
+        self._put_back()
         self._write_waiting()
         try:
             os.fsync(self._file)
@@ -127,6 +140,29 @@ class MetricsLog:
             self._tell_failed(error)
             return False
         return not self._waiting
+
+    def _put_back(self) -> None:
+        """Where somebody has deleted the file, write its rows into a new one."""
+        if self.path.exists() or self.path.is_symlink() or not self.path.parent.is_dir():
+            return
+        try:
+            new = open_regular(str(self.path), _OPEN | os.O_EXCL)
+            try:
+                _copy(self._file, 0, self._size, lambda data: os.write(new, data))
+            except BaseException:
+                os.close(new)
+                self.path.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            self._tell_failed(error)
+            return
+        os.close(self._file)
+        self._file = new
+        warnings.warn(
+            f"{self.path} was deleted while the run writes it: its rows are written anew",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
     def close(self) -> None:
         """Flush and close; a second call does nothing. Rows that still wait are lost, and said."""
@@ -356,12 +392,8 @@ def _copy_aside(folder: Path, file: int, start: int, end: int) -> Path:
     while (path := folder / f"metrics-aside-{number}.jsonl").exists() or path.is_symlink():
         number += 1
     try:
-        with open(path, "xb") as aside:
-            while start < end:
-                data = os.pread(file, min(COPY_BYTES, end - start), start)
-                aside.write(data)
-                start += len(data)
-            aside.flush()
+        with open(path, "xb", buffering=0) as aside:
+            _copy(file, start, end, aside.write)
             os.fsync(aside.fileno())
         fsync_folder(folder)
         return path
@@ -369,6 +401,13 @@ def _copy_aside(folder: Path, file: int, start: int, end: int) -> Path:
         with contextlib.suppress(OSError):
             path.unlink()
         raise
+
+
+def _copy(file: int, start: int, end: int, write: Callable[[bytes], int]) -> None:
+    """Give bytes of an open file to `write`, which says how many it took."""
+    while start < end:
+        data = os.pread(file, min(COPY_BYTES, end - start), start)
+        start += write(data)
 
 
 def _last_env_steps(file: int, end: int) -> int | None:

@@ -97,6 +97,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
     """
     path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
     RunFolder(path).refuse_if_taken()
+    path = path.absolute()  # an environment may go to another folder
     # The first two refuse before torch is loaded; a signal from here on is answered by saving.
     with RunLock(path), _stop(verbose) as stop, one_thread():
         RunFolder(path).refuse_if_taken()
@@ -133,7 +134,7 @@ def resume(
         CheckpointError: none of its checkpoints can be used.
         Interrupted, EnvError, DivergedError, NotSavedError: as `execute`.
     """
-    folder = RunFolder.open(Path(getattr(run, "folder", run)))
+    folder = RunFolder(RunFolder.open(Path(getattr(run, "folder", run))).path.absolute())
     with RunLock(folder.path), _stop(verbose) as stop, one_thread():
         try:
             stored = Job.from_dict(folder.config())
@@ -184,7 +185,10 @@ def _stop(verbose: bool) -> Stop:
 
 
 def _refuse_if_finished(folder: RunFolder, job: Job, done: int) -> None:
-    finished = folder.status().get("state") == "finished"
+    status: Mapping[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # the checkpoint says how far it is
+        status = folder.status()
+    finished = status.get("state") == "finished"
     if finished and job.env_steps <= done:
         raise ConfigError(
             f"{folder.path} is finished, after {done:,} environment steps: to go on, give "

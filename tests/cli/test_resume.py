@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import recollect
 from recollect import cli
+from recollect.envs.memory import Recall
 from recollect.run import checkpoint
 from recollect.run.lock import RunLock
 from recollect.run.metrics import read_metrics, without_wall_clock
@@ -115,6 +118,40 @@ def test_environments_may_get_processes_of_their_own_which_changes_no_bit(
     assert rows[-1]["run/cut_short_episodes"] == 0
     config = json.loads((other / "config.json").read_text())["config"]
     assert (config["env_processes"], config["env_deadline"]) == (2, 9.0)
+
+
+@pytest.mark.parametrize("damage", ["garbage", "a pipe"])
+def test_status_json_decides_nothing(run: Path, damage: str) -> None:
+    """It is for programs that look on: the checkpoint says how far the run is."""
+    (run / "status.json").unlink()
+    if damage == "garbage":
+        (run / "status.json").write_text("garbage")
+    else:
+        os.mkfifo(run / "status.json")
+    assert cli.main(["resume", str(run), "--env-steps", "420"]) == 0
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+def test_an_environment_that_goes_to_another_folder_takes_the_run_not_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = tmp_path / "away"
+    away.mkdir()
+    inner = Recall.reset
+
+    def reset(self: Recall, **given: Any) -> Any:
+        os.chdir(away)
+        return inner(self, **given)
+
+    monkeypatch.setattr(Recall, "reset", reset)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "r2d2", *SMALL, "--run-dir", "here"]) == 0
+    assert "run              here\n" in capsys.readouterr().out
+    assert not list(away.iterdir())
+    os.chdir(tmp_path)
+    assert cli.main(["resume", "here", "--env-steps", "500"]) == 0
+    assert not list(away.iterdir())
+    assert len(fulls(tmp_path / "here")) == 2
 
 
 def test_a_setting_of_the_config_that_cannot_be_is_refused_by_its_option(

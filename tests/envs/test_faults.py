@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import warnings
 from contextlib import closing
 
@@ -181,6 +183,49 @@ def test_r8_an_environment_that_never_begins_ends_the_run():
         assert env.failures == LIMIT + 1
         assert len(told) == 3
         assert str(told[-1].message).endswith("another seed. More of these are only counted")
+
+
+class UnsaidError(Exception):
+    def __str__(self):
+        raise ValueError("not even that")
+
+
+def misbehaving(act):
+    """One environment whose second step is `act`; its fault in that step."""
+
+    class Acting(faulty.Faulty):
+        def _misbehave(self):
+            act()
+
+    env = VectorEnv(Slots(lambda: Acting("", "step"), "S-v0", 1), "S-v0")
+    env.reset(np.array([7]))
+    for _ in range(3):
+        faults = env.step(np.array([1])).faults
+        if faults:
+            return faults[0]
+    raise AssertionError("it did not misbehave")
+
+
+def test_an_error_that_cannot_say_what_it_is_is_a_fault_like_others():
+    def act():
+        raise UnsaidError
+
+    assert "step raised UnsaidError: and saying what, ValueError (" in misbehaving(act)
+
+
+def test_a_process_that_an_environment_forks_does_not_train_on():
+    """Its child ends where it leaves the environment's call, whatever it raises."""
+    children = []
+
+    def act():
+        child = os.fork()
+        if child == 0:
+            sys.exit(0)  # which we take for a fault of the environment, and only that
+        children.append(child)
+        raise OSError("the parent's")
+
+    assert "OSError: the parent's" in misbehaving(act)
+    assert os.waitpid(children[0], 0)[1] == 1 << 8
 
 
 def test_an_interrupt_and_want_of_memory_are_nobodys_fault():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from recollect.run import metrics
 from recollect.run.metrics import MetricsLog, is_wall_clock, read_metrics, without_wall_clock
+from recollect.types import ConfigError
 
 
 def write(folder: Path, *rows: dict[str, Any]) -> None:
@@ -275,7 +276,7 @@ def test_what_is_no_file_is_neither_read_nor_written(tmp_path: Path) -> None:
         read_metrics(tmp_path)
     path.unlink()
     path.symlink_to(tmp_path / "precious")
-    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl: expected a regular file, found a link"):
         MetricsLog(tmp_path)
     assert (tmp_path / "precious").read_text() == "years of work"
 
@@ -353,3 +354,16 @@ def test_the_file_is_plain_json_lines(tmp_path: Path) -> None:
     write(tmp_path, {"env_steps": 1, "a": 0.5})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"env_steps": 1, "a": 0.5}]
+
+
+def test_a_file_deleted_under_a_running_log_is_written_anew(tmp_path: Path) -> None:
+    with MetricsLog(tmp_path, tensorboard=False) as log:
+        log.write({"env_steps": 1})
+        log.sync()
+        log.path.unlink()
+        log.write({"env_steps": 2})
+        with pytest.warns(RuntimeWarning, match="was deleted while the run writes it: its rows"):
+            log.sync()
+        log.write({"env_steps": 3})
+        assert log.sync()
+    assert [row["env_steps"] for row in read_metrics(tmp_path)] == [1, 2, 3]
