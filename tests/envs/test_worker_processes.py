@@ -128,18 +128,17 @@ def test_a_deadline_that_is_longer_than_a_start_may_take_holds_for_it_too(monkey
 
 def test_an_order_that_is_never_taken_ends():
     """A stopped process reads nothing, and the order is more than a socket holds."""
-    with closing(make(faulty.ID, 1, processes=1, deadline=0.3)) as env:
+    with closing(make(faulty.ID, 1, processes=1, deadline=0.1)) as env:
         (process,) = env._env._all
-        pid = process._process.pid
-        os.kill(pid, signal.SIGSTOP)
-        rescue = threading.Timer(20, os.kill, (pid, signal.SIGKILL))
+        os.kill(process._process.pid, signal.SIGSTOP)
+        rescue = threading.Timer(20, process._process.kill)  # or a failure would not end
         rescue.start()
         try:
             with pytest.raises(Gone, match="its process took no orders"):
                 process.send(bytes(1 << 24))
         finally:
             rescue.cancel()
-            os.kill(pid, signal.SIGKILL)
+            process._process.kill()
 
 
 def test_a_fork_that_exits_leaves_the_processes_alone():
