@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,7 @@ from recollect.run.checkpoint import Checkpoint, Checkpoints
 from recollect.run.folder import RunFolder
 from recollect.run.metrics import read_metrics, without_wall_clock
 from recollect.run.signals import Interrupted
+from recollect.runtime.inline import Inline
 from recollect.training import loop
 from recollect.training.execution import _refuse_changes
 from recollect.training.job import Job
@@ -247,3 +249,58 @@ def test_a_save_that_fails_is_counted_tried_again_and_in_the_end_told(
     else:
         assert state.startswith("failed: the run could not be saved (")
         assert (newest(run, "failed").parameters).keys() == {"weight"}
+
+
+def test_a_run_whose_best_was_never_saved_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, run = Checkpoints.save, tmp_path / "run"
+
+    def full(self: Checkpoints, name: str, **what: Any) -> Any:
+        if name == "best":
+            raise OSError(28, "No space left on device")
+        return save(self, name, **what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoints, "save", full)
+        with (
+            pytest.warns(RuntimeWarning, match="a checkpoint could not be saved"),
+            pytest.raises(NotSavedError, match="could not be saved"),
+        ):
+            train(run, env_steps=300)
+    assert newest(run).env_steps == 300
+    assert RunFolder.open(run).status()["state"].startswith("failed: the run could not be saved (")
+    recollect.resume(run)
+    assert newest(run, "best").parameters.keys() == {"weight"}
+    assert RunFolder.open(run).status()["state"] == "finished"
+
+
+def test_the_rows_that_a_checkpoint_counts_are_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, synced, counted = tmp_path / "run", [0], []
+    metrics = run / "metrics.jsonl"
+    fsync, take = os.fsync, Inline.state_dict
+    snapshot = Training._snapshot
+
+    def noted(descriptor: int) -> None:
+        fsync(descriptor)
+        if metrics.exists() and os.path.samestat(os.fstat(descriptor), metrics.stat()):
+            synced.append(len(read_metrics(run)))
+
+    def taken(self: Inline) -> dict[str, Any]:
+        counted.append([synced[-1]])
+        return take(self)
+
+    def made(self: Training) -> dict[str, Any]:
+        what = snapshot(self)
+        counted[-1].append(what["meta"]["rows"])
+        return what
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Inline, "state_dict", taken)
+    monkeypatch.setattr(Training, "_snapshot", made)
+    stopped_at(20, run, monkeypatch)
+    assert counted
+    for on_disk, rows in counted:
+        assert on_disk == rows > 0
