@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,7 +92,8 @@ def _about(facts: dict[str, Any]) -> list[str]:
     if facts["owner"] is not None:
         lines.append(_line("", f"process {facts['owner'].get('pid', '?')} works on it"))
     elif running:
-        lines.append(_line("", "but nobody works on it: it was killed; recollect resume goes on"))
+        lines.append(_line("", "but nobody works on it: it was killed; go on with:"))
+        lines.append(_line("", f"  {words.program()} resume {shlex.quote(facts['run'])}"))
     changed = facts["differences"]
     if changed:
         lines.append(_line("settings", f"{len(changed)} differ from the paper's"))

@@ -76,7 +76,8 @@ agent        r2d2 on recollect/Recall-v0, seed 3
              environment's arguments {"delay": 30}
 asked for    70,000 environment steps, preset auto
 status       running, 12,000 steps of 20,000
-             but nobody works on it: it was killed; recollect resume goes on
+             but nobody works on it: it was killed; go on with:
+               python -m recollect resume runs/a
 settings     1 differ from the paper's
                burn_in = 8 (paper: 40)
 progress     12,000 environment steps, 456 updates, 7.5 s
