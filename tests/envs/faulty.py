@@ -121,8 +121,9 @@ class Wild(gym.Env):
     def step(self, action):
         self.t += 1
         shown = np.array([self._drawn("observation")], np.float32)
-        ends = self.what == "end" and self.t == 4 and ENDS_EARLY[0]
-        return shown, self._drawn("reward"), ends, False, {}
+        early = self.t == 4 and ENDS_EARLY[0]
+        ends, cut = early and self.what == "end", early and self.what == "cut"
+        return shown, self._drawn("reward"), ends, cut, {}
 
 
 ENDS_EARLY = [False]

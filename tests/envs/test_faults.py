@@ -228,6 +228,22 @@ def test_a_process_that_an_environment_forks_does_not_train_on():
     assert os.waitpid(children[0], 0)[1] == 1 << 8
 
 
+def test_r8_each_trial_of_a_reset_has_a_seed_of_its_own():
+    tried = []
+
+    class Seldom(faulty.Faulty):
+        def reset(self, *, seed=None, options=None):
+            tried.append(seed)
+            if len(tried) < 5:
+                raise OSError
+            return super().reset(seed=seed, options=options)
+
+    env = VectorEnv(Slots(Seldom, "Seldom-v0", 1), "Seldom-v0")
+    with pytest.warns(RuntimeWarning, match="tried again with another seed"):
+        env.reset(np.array([3]))
+    assert len(set(tried)) == len(tried) == 5
+
+
 def test_an_interrupt_and_want_of_memory_are_nobodys_fault():
     for error in (KeyboardInterrupt, MemoryError):
         for verb in ("step", "reset"):

@@ -164,6 +164,10 @@ def wild(what):
             "end",
             "repeating the 6 steps since its reset: its episode ended at step 4, 6 had been taken",
         ),
+        (
+            "cut",
+            "repeating the 6 steps since its reset: its episode ended at step 4, 6 had been taken",
+        ),
     ],
 )
 def test_what_does_not_come_out_the_same_is_said(what, said, monkeypatch):

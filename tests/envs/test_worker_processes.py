@@ -146,3 +146,13 @@ def test_a_fork_that_exits_leaves_the_processes_alone():
         env.reset(np.array([3]))
         _end_all(env._env._all, env._env._board, owner=os.getppid())
         assert not env.step(np.zeros(1, int)).faults
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_meant_for_the_run_ends_no_process_of_environments(number):
+    """A terminal or a scheduler may signal all of them; the run decides when they end."""
+    with closing(make(faulty.ID, SLOTS, {}, processes=1)) as env:
+        env.reset(SEEDS + 20)
+        os.kill(env._env._all[0]._process.pid, number)
+        for _ in range(3):
+            assert not env.step(ACTIONS).faults
