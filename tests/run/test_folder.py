@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from recollect.run import folder
 from recollect.run.folder import RunFolder, default_run_dir, read_json, reason, write_atomic
 from recollect.types import ConfigError
 
@@ -275,3 +276,12 @@ def test_nothing_is_written_through_a_link_beside(tmp_path: Path) -> None:
     write_atomic(tmp_path / "a.json", b"new")
     assert (tmp_path / "precious").read_text() == "years of work"
     assert (tmp_path / "a.json").read_bytes() == b"new"
+
+
+def test_a_new_name_is_made_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(
+        folder, "fsync_folder", lambda path: synced.append((path, (tmp_path / "a").exists()))
+    )
+    write_atomic(tmp_path / "a", b"text")
+    assert synced == [(tmp_path, True)]
