@@ -27,10 +27,11 @@ from recollect.types import EnvSpec
 REPLAY_BYTES = 1_000_000_000
 SECONDS = 60.0
 STEPS_OF_EPISODE = 400
+SECONDS_OF_STEP = 0.002  # or a minute would replace all images that are there
 
 
 class Drift(gymnasium.Env[Any, Any]):
-    """Images at random, from a stock of 256."""
+    """Images at random, from a stock of 256, each after the time that an emulator's frames take."""
 
     def __init__(self) -> None:
         self.observation_space = gymnasium.spaces.Box(0, 255, (84, 84), np.uint8)
@@ -44,6 +45,7 @@ class Drift(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self._t += 1
+        time.sleep(SECONDS_OF_STEP)
         image = self._stock[int(self.np_random.integers(256))]
         return image, 1.0, self._t == STEPS_OF_EPISODE, False, {}
 
