@@ -72,6 +72,8 @@ def test_an_environment_of_ones_own() -> None:
     command(f"train r2d2 --env my_env:Echo-v0 {words}")
     figures = json.loads(command("evaluate run --episodes 100 --json").splitlines()[-1])
     assert figures["return_mean"] > 0.9
+    command("record run --out shown.png")
+    assert Path("shown.png").read_bytes()[:4] == b"\x89PNG"
 
 
 ALONE = """
