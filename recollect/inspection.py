@@ -254,7 +254,8 @@ def _differences(config: dict[str, Any]) -> list[str]:
     settings = presets.from_dict(presets.agent(name).config, config["config"])
     # Of the environment only the name: a stranger's run must not have its modules imported.
     env = EnvSpec(str(config["env"]["id"]), {}, {}, ActionSpec(1))
-    return presets.differences(name, settings, env)
+    found = presets.differences(name, settings, env)
+    return [f"{field} = {value} (paper: {published})" for field, value, published in found]
 
 
 def _checkpoints(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

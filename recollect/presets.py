@@ -188,11 +188,11 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
     check_kinds(kind, settings)
 
 
-def differences(name: str, config: Any, env: EnvSpec) -> list[str]:
-    """One line for each setting that differs from the paper's."""
+def differences(name: str, config: Any, env: EnvSpec) -> list[tuple[str, Any, Any]]:
+    """The settings that differ from the paper's: name, value, the paper's value."""
     published, _ = agent(name).presets["paper"](env, None)
     return [
-        f"{f.name} = {getattr(config, f.name)} (paper: {getattr(published, f.name)})"
+        (f.name, getattr(config, f.name), getattr(published, f.name))
         for f in fields(config)
         if getattr(config, f.name) != getattr(published, f.name)
     ]

@@ -7,7 +7,7 @@ An observation is a flat dict of arrays; an environment whose observation is one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -245,4 +245,4 @@ class VectorStep:
     truncated: Array  # [E] bool: cut off by a limit; the closing observation has a value
     valid: Array  # [E] bool
     faults: Mapping[int, str]
-    bystanders: frozenset[int] = frozenset()
+    bystanders: Set[int] = frozenset()

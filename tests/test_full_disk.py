@@ -22,6 +22,7 @@ from recollect.cli.words import program
 from recollect.run import checkpoint, curves, folder
 from recollect.run.metrics import read_metrics
 from recollect.training.loop import Training
+from recollect.training.saves import Saves
 from recollect.types import NotSavedError
 from tests import commanded
 from tests.test_resume import SMALL, everything
@@ -42,11 +43,12 @@ class Disk:
         self.stop_at = STEPS + 1
         self.held: list[int] = []  # steps of the checkpoint there was, while it was full
         self._looked = self._saved = -1000
+        self._training: Any = None
         self._write, self._open = os.write, os.open
         write_atomic, must_stop = folder.write_atomic, Training._must_stop
 
         def look(training: Training) -> bool:
-            steps = training._env_steps()
+            self._training, steps = training, training._env_steps()
             self.full = self.full_from <= steps < self.full_until
             if self.full and steps >= self._looked + 100:
                 self._looked = steps
@@ -67,9 +69,9 @@ class Disk:
             self.take()
             write_atomic(path, data)
 
-        def due(training: Training, _: float) -> bool:
-            busy = training._saves._checkpoints.busy
-            return training._env_steps() >= self._saved + 40 and not busy
+        def due(saves: Saves, _: float) -> bool:
+            steps = self._training._env_steps()
+            return steps >= self._saved + 40 and not saves._checkpoints.busy
 
         def snapshot(training: Training) -> dict[str, Any]:
             self._saved = training._env_steps()
@@ -78,7 +80,7 @@ class Disk:
         inner = Training._snapshot
 
         monkeypatch.setattr(Training, "_must_stop", look)
-        monkeypatch.setattr(Training, "_checkpoint_due", due)
+        monkeypatch.setattr(Saves, "due", due)
         monkeypatch.setattr(Training, "_snapshot", snapshot)
         monkeypatch.setattr(folder, "write_atomic", atomic)
         monkeypatch.setattr(os, "write", self.write)

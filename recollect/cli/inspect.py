@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,7 +92,7 @@ def _about(facts: dict[str, Any]) -> list[str]:
         lines.append(_line("", f"process {facts['owner'].get('pid', '?')} works on it"))
     elif running:
         lines.append(_line("", "but nobody works on it: it was killed; go on with:"))
-        lines.append(_line("", f"  {words.program()} resume {shlex.quote(facts['run'])}"))
+        lines.append(_line("", f"  {words.again('resume', facts['run'])}"))
     changed = facts["differences"]
     if changed:
         lines.append(_line("settings", f"{len(changed)} differ from the paper's"))

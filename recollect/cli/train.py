@@ -7,7 +7,6 @@ import contextlib
 import errno
 import json
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,12 +138,12 @@ def telling_what_is_left(folder: Path) -> Iterator[None]:
     try:
         yield
     except Interrupted as stopped:
-        resume = f"{words.program()} resume {shlex.quote(str(folder))}"
         unsaved = f"; {stopped.unsaved}: {_mend(stopped.unsaved)} first" if stopped.unsaved else ""
+        resume = words.again("resume", folder)
         stopped.args = (f"stopped by {stopped.signal_name}{unsaved}; go on with: {resume}",)
         raise
     except NotSavedError as error:
-        resume = f"{words.program()} resume {shlex.quote(str(folder))}"
+        resume = words.again("resume", folder)
         raise NotSavedError(
             f"{error}: {_mend(str(error))}, then do what is missing again: {resume}"
         ) from None
@@ -162,13 +161,11 @@ def _left(folder: Path, here: Path) -> str:
     """Where to find what a run that failed has learned."""
     if not (here / folder / "checkpoints").exists():
         return ""
-    evaluate = f"{words.program()} evaluate {shlex.quote(str(folder))}"
-    return f"; what was learned lies in {folder}: {evaluate}"
+    return f"; what was learned lies in {folder}: {words.again('evaluate', folder)}"
 
 
 def summary(run: training.Run, path: Path) -> str:
     """What is printed at a run's end; `path` is its folder as it was named."""
-    folder, program = shlex.quote(str(path)), words.program()
     greedy = f"{run.return_mean:,.2f}, mean of {training.FINAL_EPISODES} episodes with the last "
     windows = f"{run.mid_episode_share:.0%} start in mid-episode"
     best = f"{run.best_mean or 0:,.2f}, best evaluation meanwhile: --which best"
@@ -187,9 +184,9 @@ def summary(run: training.Run, path: Path) -> str:
             f"curve            {path / 'curve.png'}",
             "",
             "next:",
-            f"  {program} evaluate {folder} --episodes 100",
-            f"  {program} plot {folder}",
-            f"  {program} resume {folder} --env-steps {2 * run.env_steps}",
+            f"  {words.again('evaluate', path)} --episodes 100",
+            f"  {words.again('plot', path)}",
+            f"  {words.again('resume', path)} --env-steps {2 * run.env_steps}",
         ]
     )
 

@@ -146,6 +146,11 @@ def _unknown(command: str, flag: str, options: Sequence[Option]) -> ConfigError:
     return ConfigError(f"unknown option {flag}: {hint}")
 
 
+def again(verb: str, run: str | Path) -> str:
+    """Another command on a run, to be pasted into a shell."""
+    return f"{program()} {verb} {shlex.quote(str(run))}"
+
+
 def program() -> str:
     """This command as one can type it again: `recollect`, its script's path, or through Python."""
     script = Path(sys.argv[0] if sys.argv else "")

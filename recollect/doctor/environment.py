@@ -60,8 +60,7 @@ def examine(request: Request, sheet: Sheet, patience: float) -> Subject | None:
     with sheet.stage("made"):
         begun = time.perf_counter()
         spec, (observation_space, action_space) = registry.describe(request.env, request.env_kwargs)
-        vector_only = gym.spec(spec.id.rpartition(":")[2]).entry_point is None
-        env = None if vector_only else playing.make(spec)
+        env = None if registry.only_vectors(spec.id) else playing.make(spec)
         seconds = time.perf_counter() - begun
         subject = Subject(spec, env)
         sheet.ok("made", f"{spec.id} was made in {seconds:.2g} s", round(seconds, 4))

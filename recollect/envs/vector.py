@@ -199,15 +199,16 @@ class VectorEnv:
                 faults.setdefault(slot, f"reward is {reward[slot]}, a finite number was wanted")
         if found.wrong:
             ended[[*found.wrong]] = self._waiting = True
-        # First the slot it happened in, then those that were lost with it.
-        slots = sorted(faults, key=lambda slot: (slot in found.innocent, slot))
-        named = {slot: self._named(slot, STEP, faults[slot]) for slot in slots}
-        for slot in named.keys() - found.innocent:
-            self._failures.add(named[slot])
+        named: dict[int, str] = {}
+        if faults:
+            # First the slot it happened in, then those that were lost with it.
+            slots = sorted(faults, key=lambda slot: (slot in found.innocent, slot))
+            named = {slot: self._named(slot, STEP, faults[slot]) for slot in slots}
+            for slot in named.keys() - found.innocent:
+                self._failures.add(named[slot])
         self._ended = ended
         self._last = observation
-        bystanders = frozenset(found.innocent)
-        return VectorStep(observation, reward, terminated, truncated, valid, named, bystanders)
+        return VectorStep(observation, reward, terminated, truncated, valid, named, found.innocent)
 
     def restart(self, mask: Array, seeds: Array) -> Observation:
         """Start new episodes in some slots: to be called after a step in which slots ended.

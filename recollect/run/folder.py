@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib.metadata
 import json
 import os
@@ -305,9 +306,16 @@ def open_regular(path: str, flags: int) -> int:
     """An opener for `open` that refuses what is no file, where reading could wait for ever.
 
     Raises:
-        ValueError: if it is a pipe, a socket, a device or a folder; it is named.
+        ValueError: if it is a pipe, a socket, a device or a folder, or a link and `flags` have
+            O_NOFOLLOW; it is named.
     """
-    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o644)  # a pipe without a writer would block
+    try:
+        # A pipe without a writer would block.
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        if not (error.errno == errno.ELOOP and flags & os.O_NOFOLLOW):
+            raise
+        raise ValueError(f"{path}: expected a regular file, found a link") from None
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
@@ -335,10 +343,9 @@ def _nearest(path: Path) -> str:
             return f"It holds runs: {', '.join(inside[:RUNS_SHOWN])}{more}"
         runs = [entry.parent.name for entry in path.parent.glob("*/config.json")]
         if not runs and not path.exists():
-            below = sorted(str(entry.parent) for entry in path.parent.glob("*/*/config.json"))
-            close = [run for run in below if Path(run).name == path.name]
-            if close or below:
-                return f"Did you mean {(close or below)[0]}?"
+            below = [entry.parent for entry in path.parent.glob("*/*/config.json")]
+            if below:
+                return f"Did you mean {min(below, key=lambda run: (run.name != path.name, run))}?"
         near = difflib.get_close_matches(path.name, runs, n=1, cutoff=0.6)
         if near:
             return f"Did you mean {path.parent / near[0]}?"

@@ -8,7 +8,6 @@ known `updates`, `frames` and `seconds`, then `actor/...`, `learner/...`, `repla
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -92,11 +91,6 @@ class MetricsLog:
             return open_regular(str(self.path), _OPEN)
         except ValueError as error:
             raise ConfigError(f"{error}: move it away") from None
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            found = "expected a regular file, found a link: move it away"
-            raise ConfigError(f"{self.path}: {found}") from None
 
     @property
     def rows(self) -> int:
@@ -143,7 +137,7 @@ class MetricsLog:
 
     def _put_back(self) -> None:
         """Where somebody has deleted the file, write its rows into a new one."""
-        if self.path.exists() or self.path.is_symlink() or not self.path.parent.is_dir():
+        if os.path.lexists(self.path) or not self.path.parent.is_dir():
             return
         try:
             new = open_regular(str(self.path), _OPEN | os.O_EXCL)

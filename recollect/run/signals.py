@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -65,22 +65,13 @@ class Stop:
 
     def __enter__(self) -> Stop:
         self._pid = os.getpid()
-        if threading.current_thread() is not threading.main_thread():
-            return self
-        for name in SIGNALS:
-            number = getattr(signal, name, None)
-            former = None if number is None else signal.getsignal(number)
-            if number is None or former is None:  # not of Python's making: it could not come back
-                continue
-            if name == "SIGHUP" and former == signal.SIG_IGN:
-                continue
-            self._former[number] = former
-            signal.signal(number, self._handle)
+        self._former = _install(
+            self._handle, SIGNALS, lambda name, former: (name, former) != ("SIGHUP", signal.SIG_IGN)
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, former in self._former.items():
-            signal.signal(number, former)
+        _put_back(self._former)
         self._former = {}
 
     def _handle(self, number: int, _: FrameType | None) -> None:
@@ -117,17 +108,35 @@ def raised() -> Iterator[None]:
     def handle(number: int, _: FrameType | None) -> None:
         raise Interrupted(signal.Signals(number).name)
 
-    former: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-                former[number] = signal.signal(number, handle)
+    former = _install(handle, ("SIGTERM", "SIGHUP"), lambda _, former: former == signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, before in former.items():
-            signal.signal(number, before)
+        _put_back(former)
+
+
+def _install(
+    handle: Callable[[int, FrameType | None], None],
+    names: Sequence[str],
+    over: Callable[[str, Any], bool],
+) -> dict[int, Any]:
+    """Handle these signals where `over(name, former handler)` is true; the former handlers."""
+    installed: dict[int, Any] = {}
+    if threading.current_thread() is not threading.main_thread():
+        return installed
+    for name in names:
+        number = getattr(signal, name, None)
+        former = None if number is None else signal.getsignal(number)
+        # One that is not of Python's making could not come back.
+        if number is not None and former is not None and over(name, former):
+            installed[number] = former
+            signal.signal(number, handle)
+    return installed
+
+
+def _put_back(former: dict[int, Any]) -> None:
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
 def call_within(seconds: float, function: Callable[[], object]) -> None:

@@ -165,7 +165,7 @@ def resume(
         if found is None:
             start = _start(job, program, said)
             said.append("there is no checkpoint to go on from: the run begins anew")
-        if job.env_steps != stored.env_steps and job.config.decay_steps == job.env_steps:
+        if job.config.decay_steps != stored.config.decay_steps:
             said.append(
                 f"decay_steps = {job.env_steps}: the learning rate falls over the new length"
             )
@@ -276,7 +276,7 @@ def _differences(job: Job) -> list[str]:
     found = presets.differences(job.agent, job.config, job.env)
     if not found:
         return []
-    short = ", ".join(line.replace(" = ", " ").replace("(paper: ", "(") for line in found)
+    short = ", ".join(f"{name} {value} ({published})" for name, value, published in found)
     text = f"{len(found)} settings differ from the paper's, in brackets: {short}"
     return [textwrap.fill(text, 100)]
 

@@ -111,7 +111,7 @@ class Training:
                 if self._env_steps() >= min(self._next_row, self.job.env_steps):
                     self._write_row()
                 self._saves.look()
-                if self._checkpoint_due(time.perf_counter()):
+                if self._saves.due(time.perf_counter()):
                     self._saves.start(**self._snapshot())
         self.save_and_wait()
         self._ended = not self._saves.failed("last")
@@ -228,7 +228,7 @@ class Training:
         return (
             counts["env_steps"] >= min(self._next_row, self.job.env_steps)
             or self._must_stop()
-            or self._checkpoint_due(now)
+            or self._saves.due(now)
         )
 
     def _must_stop(self) -> bool:
@@ -306,9 +306,6 @@ class Training:
             "score": score,
         }
         return self._saves.save(name, parameters=named_arrays(network), meta=meta)
-
-    def _checkpoint_due(self, now: float) -> bool:
-        return self._saves.due(now)
 
     def _snapshot(self) -> dict[str, Any]:
         """What a checkpoint holds, as it is now; nothing in it changes later."""
