@@ -60,14 +60,31 @@ def start(words: list[str], point: str | None = None, marker: Path | None = None
     if point is not None:
         *where, seconds = POINTS[point]
         how = ["-c", AT, *where, str(marker), seconds]
-    return subprocess.Popen(
-        [sys.executable, *how, *words],
-        preexec_fn=_hear_hangups,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+    return python([*how, *words])
+
+
+def environment() -> dict[str, str]:
+    """Of this process now, and where the project is found."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def python(words: list[str], **more: Any) -> Any:
+    """Python as a process that finds this project; its streams are ours unless `more` says."""
+    how: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    how |= {"cwd": ROOT, "env": environment(), "preexec_fn": _hear_hangups, **more}
+    return subprocess.Popen([sys.executable, *words], **how)
+
+
+def done(words: list[str], seconds: float = 250) -> subprocess.CompletedProcess[str]:
+    """Python again, when it has ended."""
+    return subprocess.run(
+        [sys.executable, *words],
+        capture_output=True,
         text=True,
+        check=False,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
+        timeout=seconds,
     )
 
 
@@ -129,18 +146,10 @@ def leaves(process: Any, name: str, run: Path) -> float:
 
 def resume(run: Path, *more: str) -> str:
     """Go on to the end; what it says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "recollect", "resume", str(run), *more],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=250,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    ended = done(["-m", "recollect", "resume", str(run), *more])
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
     assert status(run)["state"] == "finished"
-    return done.stdout
+    return ended.stdout
 
 
 def leaves_quietly(process: Any, run: Path) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests import commanded
-from tests.commanded import LONG, ROOT, saved_steps, start, train, wait_for_checkpoint
+from tests.commanded import LONG, saved_steps, start, train, wait_for_checkpoint
 
 RACE = """
 import json, pathlib, sys, time
@@ -37,14 +35,7 @@ def race(words: list[str], run: Path, starts: int, tmp_path: Path) -> subprocess
     go, tag = tmp_path / f"go-{words[0]}", words[0]
     files = [tmp_path / f"{tag}-{number}" for number in range(starts)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACE, str(go), str(file), *words],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
+        commanded.python(["-c", RACE, str(go), str(file), *words], stdout=subprocess.DEVNULL)
         for file in files
     ]
     for process, file in zip(processes, files, strict=True):
@@ -125,14 +116,7 @@ def refused_after(words: list[str], owner: subprocess.Popen[str]) -> float:
         "import sys, time; from recollect.cli import main, train, resume; t = time.monotonic();"
         "code = main(); print(time.monotonic() - t); sys.exit(code)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = commanded.done(["-c", code, *words])
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     if words[0] == "resume":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,11 +67,11 @@ def test_twenty_signals_at_random_moments(tmp_path: Path) -> None:
     commanded.resume(run, "--env-steps", str(saved_steps(run) + 200))
 
 
-def leaves_early(process: object, name: str, run: Path) -> None:
+def leaves_early(process: Any, name: str, run: Path) -> None:
     """Before anything was made there is nothing to resume, and nothing is left either."""
-    process.send_signal(signal.Signals[name])  # type: ignore[attr-defined]
+    process.send_signal(signal.Signals[name])
     error = commanded.ended(process)
-    code = process.returncode  # type: ignore[attr-defined]
+    code = process.returncode
     if run.exists():
         assert code == 128 + signal.Signals[name]
         assert error.endswith(f" resume {run}\n")

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pty
 import signal
 import struct
-import subprocess
-import sys
 import termios
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from tests import commanded
-from tests.commanded import LONG, ROOT, train
+from tests.commanded import LONG, train
 
 
-def in_a_terminal(words: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+def in_a_terminal(words: list[str]) -> tuple[Any, int]:
     """The command, whose terminal it controls, and the terminal's other end."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
@@ -27,14 +25,13 @@ def in_a_terminal(words: list[str]) -> tuple[subprocess.Popen[bytes], int]:
         "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
         "from recollect.cli import main; sys.exit(main())"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
+    process = commanded.python(
+        ["-c", code, *words],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        env={**commanded.environment(), "TERM": "xterm"},
     )
     os.close(theirs)
     return process, ours
@@ -60,6 +57,6 @@ def test_c7_closing_the_terminal_saves_and_leaves(tmp_path: Path) -> None:
     os.close(terminal)
     assert process.wait(commanded.SECONDS_TO_LEAVE) == 128 + signal.SIGHUP
     assert b"env steps/s" in b"".join(seen), "the panel was shown"
-    status = json.loads((run / "status.json").read_text())
+    status = commanded.status(run)
     assert status["state"] == "preempted"
     assert status["env_steps"] == commanded.saved_steps(run)

@@ -19,6 +19,7 @@ from recollect.runtime import randomness
 from recollect.runtime.inline import Inline
 from recollect.training.job import prepare
 from tests.hostile_states import at, instead_of, on_disk, places, replaced
+from tests.test_resume import JOBS
 
 SMALL: dict[str, Any] = {
     "actors": 3,
@@ -41,21 +42,8 @@ SMALL: dict[str, Any] = {
 }
 PROGRAMS: dict[str, dict[str, Any]] = {
     "PositionCartPole": {"agent": "r2d2", "env": "recollect/PositionCartPole-v0"},
-    "Recall": {
-        "agent": "r2d2",
-        "env": "recollect/Recall-v0",
-        "env_kwargs": {"delay": 3, "trials": 4},
-        "keep_states": True,
-        "prioritized": False,
-    },
-    "TMaze, whole episodes": {
-        "agent": "drqn",
-        "env": "recollect/TMaze-v0",
-        "env_kwargs": {"length": 5},
-        "sequences": "trajectories",
-        "burn_in": 0,
-        "n_step": 1,
-    },
+    "Recall": {**JOBS["Recall"], "prioritized": False},
+    "TMaze, whole episodes": JOBS["TMaze, whole episodes"],
 }
 HOSTILE = [
     pytest.param("PositionCartPole", 5, id="every fifth"),

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,9 +14,9 @@ import pytest
 
 from recollect import cli
 from recollect.run.metrics import read_metrics, without_wall_clock
+from tests import commanded
 from tests.cli import moody
 
-ROOT = Path(__file__).parents[2]
 DEADLINE = 1.0
 WORDS = (
     f"train r2d2 --env {moody.ID} --env-steps 300 --actors 4 --min-replay-steps 60 --hidden 8 "
@@ -121,15 +118,7 @@ def test_r8_what_ends_our_own_process_leaves_a_checkpoint_to_resume(
     moods = {"how": how, "verb": verb, "times": 1, "wait": str(run / "checkpoints")}
     words = training(tmp_path, run, "--checkpoint-seconds", "0.2", **moods)
     words[words.index("--env-steps") + 1] = "1000000"
-    done = subprocess.run(
-        [sys.executable, "-m", "recollect", *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=120,
-    )
+    done = commanded.done(["-m", "recollect", *words], seconds=120)
     ended = time.time()
     status = json.loads((run / "status.json").read_text())
     if how == "hangs":
