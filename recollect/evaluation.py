@@ -13,7 +13,7 @@ from recollect import __version__, presets
 from recollect.envs import registry
 from recollect.envs.spaces import Encoder, first_action
 from recollect.run.folder import RunFolder, write_atomic
-from recollect.run.machine import one_thread
+from recollect.run.machine import threads
 from recollect.types import Array, ConfigError, EnvSpec, Observation
 
 WHICH = ("last", "best")
@@ -87,6 +87,7 @@ class LoadedAgent:
         values, state = self.policy(encoded, carry)
         action = values.argmax(1)
         carry.previous_action[:], carry.recurrent_state = action, state
+        self.policy.pushed(carry.frames, encoded)
         self.values = values if self.batch else values[0]
         return action + self._first_action if self.batch else int(action[0]) + self._first_action
 
@@ -249,11 +250,13 @@ def evaluate(
     if not 0 <= epsilon <= 1:
         raise ConfigError(f"epsilon must lie in [0, 1], got {epsilon}")
     agent = load(run, which)
-    from recollect.agents import evaluating  # loads torch, which a run that is not there must not
+    # These load torch, which a run that is not there must not.
+    from recollect.agents import computing, evaluating
+    from recollect.agents.running import Running
     from recollect.run.statistics import summary
 
     settings = agent.config["config"]
-    with one_thread():
+    with threads(computing.threads(Running(threads=settings["threads"]), agent.env_spec)):
         played = evaluating.evaluate_on(
             agent.env_spec,
             agent.policy,

@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
 from recollect.run.episode_picture import Played, draw, is_image
-from recollect.run.machine import one_thread
+from recollect.run.machine import threads
 from recollect.run.videos import SUFFIXES, Video, default_suffix
 from recollect.types import Array, ConfigError, EnvError, EnvSpec, NotFiniteError, VectorStep
 
@@ -80,7 +80,7 @@ def record(
     check(out, episodes, seed, epsilon)
     (out.parent if out.suffix else out).mkdir(parents=True, exist_ok=True)
     recorded = []
-    with closing(_Stage(agent.env_spec, tell, renders=out.suffix != ".png")) as stage, one_thread():
+    with closing(_Stage(agent.env_spec, tell, renders=out.suffix != ".png")) as stage, threads(1):
         for number in range(episodes):
             file = _file(agent, out, seed, number, episodes)
             video = Video(file, stage.frames_per_second) if stage.renders else None
@@ -290,7 +290,8 @@ def _play(
             raise NotFiniteError(f"episode {number}, step {len(rows)}: {step.faults[0]}")
         norm = float(np.linalg.norm(state[0]))
         rows.append((values[0], int(actions[0]), float(step.reward[0]), norm))
-        carry, observation = policy.advance(state, actions, step), step.observation
+        carry = policy.advance(carry, observation, state, actions, step)
+        observation = step.observation
         if step.terminated[0] or step.truncated[0]:
             ended = "terminated" if step.terminated[0] else "truncated"
             break

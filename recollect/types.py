@@ -44,6 +44,8 @@ class DivergedError(RuntimeError):
 LARGEST: dict[str, float] = {
     "actors": 100_000,
     "actor_processes": 10_000,
+    "threads": 10_000,
+    "frame_stack": 64,
     "burn_in": 100_000,
     "trace_length": 100_000,
     "period": 100_000,
@@ -156,10 +158,19 @@ def _wanted(kind: Any) -> str:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape (without batch or time) and dtype of one array."""
+    """Shape (without batch or time) and dtype of one array.
+
+    `kind` "text" marks a row of hashed words, int16, where 0 is no word.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+    kind: str = ""
+
+    @property
+    def image(self) -> bool:
+        """Whether it is an image: bytes or bits in two or three dimensions, [H, W] or with C."""
+        return self.dtype in ("uint8", "bool") and len(self.shape) in (2, 3)
 
     @property
     def nbytes(self) -> int:

@@ -44,7 +44,7 @@ POINTS = {
     "the end of a save": ("recollect.run.files", "", "rename", "0.1"),
     "an evaluation": ("recollect.agents.evaluating", "Evaluator", "step", "0"),
     "the final evaluation": ("recollect.training.loop", "", "evaluate_on", "0"),
-    "torch is loaded": ("recollect.training.execution", "", "one_thread", "0"),
+    "torch is loaded": ("recollect.training.execution", "", "_computing", "0"),
 }
 """Where it touches a file, and how many seconds it then waits."""
 

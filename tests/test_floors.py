@@ -33,7 +33,10 @@ LIBRARY = "recollect"
 WORDS = {"types", "states", "roles", "program", "parameters"}
 """What all speak: these may import one another, and `maths` may import them."""
 
-SHARED = {"acting", "policy", "learning", "evaluating", "staleness", "wiring"}
+SHARED = {
+    *("acting", "policy", "learning", "evaluating", "staleness", "wiring"),
+    *("batches", "computing", "running"),
+}
 """What the agents share; every other name in `agents` is one agent."""
 
 

@@ -63,6 +63,11 @@ def tell_of_fault(message: str, number: int) -> None:
     warnings.warn(message + more, RuntimeWarning, stacklevel=3)
 
 
+def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays in nested dicts, copied."""
+    return {k: v.copy() if isinstance(v, np.ndarray) else _copied(v) for k, v in tree.items()}
+
+
 class _Slot:
     """What one environment slot keeps of its running episode, beside the arrays of all slots."""
 
@@ -155,8 +160,9 @@ class Actor:
 
     def _allocate(self, slots: int) -> None:
         period, history = self._spec.period, self._spec.period + self._n_step
+        rows = self._spec.context + period + 1
         self._block_observation = {
-            key: spec.zeros(slots, period + 1) for key, spec in self._spec.observation.items()
+            key: spec.zeros(slots, rows) for key, spec in self._spec.observation.items()
         }
         self._block_states = np.zeros(
             (slots, len(self._spec.state_offsets), self._spec.state_size), np.float32
@@ -206,7 +212,7 @@ class Actor:
         actions = epsilon_greedy_actions(values, self._epsilons, draws)
         step = self._env.step(actions)
         self._record(actions, step)
-        self._carry = self._policy.advance(state, actions, step)
+        self._carry = self._policy.advance(self._carry, self._observation, state, actions, step)
         self._observation = step.observation
         self._finish(step)
         blocks, items = self._outbox
@@ -260,8 +266,9 @@ class Actor:
         """Write the step just taken into the history and the block in the making."""
         rows = self._rows if step.valid.all() else np.flatnonzero(step.valid)
         pos, inside = self._pos[rows], self._pos[rows] - self._begin[rows]
+        context = self._spec.context
         for key, array in self._block_observation.items():
-            array[rows, inside] = self._observation[key][rows]
+            array[rows, context + inside] = self._observation[key][rows]
         offsets = self._state_row[inside]
         kept = offsets >= 0
         if kept.any():
@@ -270,6 +277,9 @@ class Actor:
         if first.size:
             self._block_previous[first] = self._carry.previous_action[first]
             self._block_previous_reward[first] = self._carry.previous_reward[first]
+            if context:
+                for key, array in self._block_observation.items():
+                    array[first, :context] = self._carry.frames[key][first]
             version = self._version.updates if self._version else 0
             for slot in first:
                 self._slots[slot].versions.append(version)
@@ -321,8 +331,9 @@ class Actor:
         else:
             self._values[self._rows[ended], self._pos[ended]] = 0
         for slot in np.flatnonzero(ended):
+            row = self._spec.context + self._pos[slot] - self._begin[slot]
             for key, array in self._block_observation.items():
-                array[slot, self._pos[slot] - self._begin[slot]] = self._observation[key][slot]
+                array[slot, row] = self._observation[key][slot]
             self._cut(int(slot), ended=True)
 
     def _drop(self, slot: int) -> None:
@@ -344,7 +355,8 @@ class Actor:
             episode=own.episode,
             index=own.blocks,
             observations={
-                key: array[slot, : length + ended] for key, array in self._block_observation.items()
+                key: array[slot, : self._spec.context + length + ended]
+                for key, array in self._block_observation.items()
             },
             actions=self._actions[slot, begin:pos],
             rewards=self._rewards[slot, begin:pos],
@@ -445,7 +457,7 @@ class Actor:
                 "steps": np.array([steps for _, _, steps in self._recent], np.int64),
             },
             "observation": {key: array.copy() for key, array in self._observation.items()},
-            "carry": {name: array.copy() for name, array in vars(self._carry).items()},
+            "carry": _copied(vars(self._carry)),
             "env": self._env.state_dict(),
         }
 
@@ -492,7 +504,11 @@ class Actor:
         self._observation = {k: states.array(seen, k, v) for k, v in blank.items() if seen}
         carry = states.part(state, "carry")
         fields = vars(self._policy.start(len(self._rows)))
-        self._carry = Carry(**{name: states.array(carry, name, v) for name, v in fields.items()})
+        frames = fields.pop("frames")
+        self._carry = Carry(
+            **{name: states.array(carry, name, v) for name, v in fields.items()},
+            frames={k: states.array(states.part(carry, "frames"), k, v) for k, v in frames.items()},
+        )
         self._require_actions(self._carry.previous_action)
         self._outbox = ([], [])
         unplaced = self._env.load_state_dict(states.part(state, "env"))

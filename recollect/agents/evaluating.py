@@ -87,7 +87,7 @@ def evaluate(
         returns[numbers[counted]] += step.reward[counted]
         lengths[numbers[counted]] += 1
         elapsed += step.valid
-        carry = policy.advance(state, actions, step)
+        carry = policy.advance(carry, observation, state, actions, step)
         ended = ((step.terminated | step.truncated) & step.valid) | (elapsed >= LONGEST)
         ended[list(step.faults)] = True  # of slots that have played their share
         observation = step.observation

@@ -28,13 +28,15 @@ class FlatParameters:
     cutting into shards are each one operation on a vector. Gaps between parameters stay zero.
     """
 
-    def __init__(self, network: QNetwork) -> None:
+    def __init__(self, network: QNetwork, device: str = "cpu") -> None:
+        if isinstance(network, torch.nn.Module):
+            network.to(device)
         parameters = list(network.parameters())
         starts, total = [], 0
         for p in parameters:
             starts.append(total)
             total += -(-p.numel() // ALIGNMENT) * ALIGNMENT
-        device = parameters[0].device if parameters else None
+        device = device
         self.vector: Tensor = torch.zeros(total, device=device)
         self.gradient: Tensor = torch.zeros(total, device=device)
         for p, start in zip(parameters, starts, strict=True):
@@ -72,6 +74,20 @@ class Gradients:
     vector: Tensor
     priorities: Array
     figures: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, vector: Tensor, priorities: Tensor, figures: Mapping[str, Tensor], **known: float
+    ) -> Gradients:
+        """From what lies on a device: all but the vector comes from there in one copy."""
+        numbers = torch.cat([torch.stack([*figures.values()]), priorities]).cpu()
+        named = dict(zip(figures, numbers[: len(figures)].tolist(), strict=True))
+        return cls(vector, numbers[len(figures) :].numpy(), named | known)
+
+    @staticmethod
+    def means(figures: list[dict[str, float]]) -> dict[str, float]:
+        """Means of the figures of some updates; nothing of none."""
+        return {k: float(np.mean([f[k] for f in figures])) for k in figures[0]} if figures else {}
 
 
 class FlatAdam:
@@ -144,19 +160,18 @@ class Skipped:
         return True
 
 
-def clip_by_norm(vector: Tensor, largest: float) -> float:
-    """Scale `vector` in place so that its Euclidean norm is at most `largest`; the norm before."""
-    norm = float(vector.norm())
-    if norm > largest:
-        vector.mul_(largest / norm)
+def clip_by_norm(vector: Tensor, largest: float) -> Tensor:
+    """Scale `vector` in place so that its Euclidean norm is at most `largest`; that before."""
+    norm = vector.norm()
+    vector.mul_((largest / norm).clamp(max=1.0))
     return norm
 
 
-def tensors(value: Any, device: torch.device | str = "cpu") -> Any:
+def tensors(value: Any, device: str = "cpu") -> Any:
     """Arrays as tensors, through dicts; shared with the array's memory where the device allows."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: tensors(each, device) for key, each in value.items()}
-    return torch.from_numpy(value).to(device)
+    return torch.from_numpy(value).to(device, non_blocking=True)
 
 
 def named_arrays(network: QNetwork) -> dict[str, Array]:

@@ -38,19 +38,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from recollect import states
-from recollect.agents import wiring
-from recollect.agents.learning import (
-    FlatAdam,
-    FlatParameters,
-    Gradients,
-    Skipped,
-    clip_by_norm,
-    tensors,
-)  # fmt: skip
+from recollect.agents import computing, wiring
+from recollect.agents.batches import Batches, Fields, fields_of
+from recollect.agents.computing import PROCESSOR, Compute
+from recollect.agents.learning import FlatAdam, FlatParameters, Gradients, Skipped, clip_by_norm
+from recollect.agents.running import Running
 from recollect.maths import priorities, rescaling, returns, value_learning
 from recollect.parameters import Parameters, Version
 from recollect.program import Program
@@ -66,16 +61,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class R2D2Config:
+class R2D2Config(Running):
     """Settings of R2D2 and, by its switches, of DRQN. Defaults are the paper's unless marked.
 
     [Ape-X]: taken from Horgan et al. 2018, to which the paper refers. [ours]: ours.
     """
 
     actors: int = 256  # environment slots of the whole run; section 2.3
-    actor_processes: int = 1  # parts over which the slots are spread [ours]
-    env_processes: int = 0  # supervised processes for a part's environments, 0: in its own [ours]
-    env_deadline: float = 60.0  # seconds that one call of an environment may take [ours]
     epsilon_base: float = 0.4  # epsilon of the most exploring slot [Ape-X]
     epsilon_alpha: float = 7.0  # the last slot has base^(1 + alpha) [Ape-X]
     refresh_period: int = 400  # a slot's steps between two fetches of parameters; table 2
@@ -107,10 +99,12 @@ class R2D2Config:
     target_period: int = 2500  # updates between two copies to the target network; table 2
     publish_period: int = 10  # updates between two publications [ours]
     double_q: bool = True  # False: the maximum of the target network (DRQN)
-    rewards: Literal["rescaled", "clipped", "raw"] = "rescaled"  # by h, to [-1, 1], untouched
+    rewards: Literal["rescaled", "clipped", "asymmetric", "raw"] = "rescaled"  # by h; `targets`
     reward_scale: float = 1.0  # factor on rewards as the learner sees them [ours]
     rescaling_epsilon: float = 1e-3  # eps of h, the rescaling; section 2.3
 
+    frame_stack: int = 1  # images that the network sees at once; Atari: 4, section 2.3
+    torso: Literal["auto", "nature", "impala", "small"] = "auto"  # for images; section 2.3
     torso_sizes: tuple[int, ...] = ()  # layers of the torso for vector observations [ours]
     pre_core: int = 512  # layer between torso and core, 0: none; departure 1
     core: Literal["lstm", "gru", "feed-forward"] = "lstm"  # what remembers
@@ -156,12 +150,12 @@ class R2D2Config:
 _POSITIVE = (
     "actors actor_processes refresh_period trace_length period n_step replay_steps replay_ratio "
     "batch_size learning_rate adam_epsilon max_gradient_norm target_period publish_period hidden "
-    "evaluation_episodes rescaling_epsilon reward_scale env_deadline"
+    "evaluation_episodes rescaling_epsilon reward_scale env_deadline frame_stack"
 )
 _FRACTIONS = "epsilon_base gamma eta priority_exponent importance_exponent evaluation_epsilon"
 _TOTALS = ("updates", "learned_steps", "learned_windows", "learned_windows_mid_episode")
 _COUNTS = (
-    "huber decay_steps epsilon_alpha burn_in replay_bytes min_replay_steps env_processes "
+    "huber decay_steps epsilon_alpha burn_in replay_bytes min_replay_steps env_processes threads "
     "pre_core head_hidden evaluation_period"
 )
 
@@ -180,7 +174,8 @@ def targets(
         q_online_t, q_target_t: [T, B, A] values of the observation after each step.
         r_t, discount_t: [T, B]. mask_tm1: [T, B] bool, real steps; None: all are.
     Returns: [T, B] targets, in the units of the network's output.
-    Source: section 2.3; with rewards "clipped" or "raw", h is the identity.
+    Source: section 2.3; with other rewards than "rescaled", h is the identity: "clipped" to
+        [-1, 1] (DQN), "asymmetric" (R2D2+), "raw".
     """
     chooser = q_online_t if config.double_q else q_target_t
     v_t = value_learning.double_q_bootstrap(chooser, q_target_t)
@@ -189,6 +184,8 @@ def targets(
         v_t = rescaling.inverse_rescale(v_t, config.rescaling_epsilon)
     elif config.rewards == "clipped":
         r_t = r_t.clamp(-1, 1)
+    elif config.rewards == "asymmetric":
+        r_t = rescaling.asymmetric_clip(r_t)
     y_t = returns.n_step_returns(r_t, discount_t, v_t, config.n_step, mask_tm1)
     if config.rewards == "rescaled":
         y_t = rescaling.rescale(y_t, config.rescaling_epsilon)
@@ -215,16 +212,20 @@ def unroll(network: QNetwork, batch: dict[str, Any], burn_in: int, start: Tensor
     window without a prefix starts from `start` [B, H] at the first learned column instead.
     Source: section 3, stored state and burn-in.
     """
+    action, reward = batch["previous_action"], batch["previous_reward"]
 
-    def columns(part: slice) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        observation = {key: x[part] for key, x in batch["observation"].items()}
-        return observation, batch["previous_action"][part], batch["previous_reward"][part]
+    def columns(begin: int, end: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        # Of a stack of frames, column t sees rows t to t + stack - 1.
+        observation = {
+            key: x[begin : end + len(x) - len(action)] for key, x in batch["observation"].items()
+        }
+        return observation, action[begin:end], reward[begin:end]
 
     if burn_in:
         with torch.no_grad():
-            _, burned = network(*columns(slice(0, burn_in)), start)
+            _, burned = network(*columns(0, burn_in), start)
         start = torch.where(batch["prefix"][:, None], burned, start)
-    q, _ = network(*columns(slice(burn_in, None)), start)
+    q, _ = network(*columns(burn_in, len(action)), start)
     return q
 
 
@@ -232,7 +233,7 @@ class Learner:
     """Worker: one update a turn. `gradients` changes no parameter, `apply` is elementwise.
 
     `make_network` builds the network and is called twice: online and target. `seed` and `epoch` are
-    keys of the draws from replay; `epoch` is also the published versions'.
+    keys of the draws from replay; `epoch` is also the published versions'. `compute`: on what.
     """
 
     def __init__(
@@ -242,13 +243,15 @@ class Learner:
         parameters: Parameters,
         make_network: Any,
         seed: int,
+        compute: Compute = PROCESSOR,
         epoch: int = 0,
     ) -> None:
         self.config, self.seed, self.epoch = config, seed, epoch
-        self._replay, self._parameters = replay, parameters
+        self._replay, self._parameters, self._compute = replay, parameters, compute
+        self._batches = Batches(replay, config.batch_size, seed, epoch, compute)
         self.network, self.target = make_network(), make_network()
-        self.online_parameters = FlatParameters(self.network)
-        self.target_parameters = FlatParameters(self.target)
+        self.online_parameters = FlatParameters(self.network, compute.device)
+        self.target_parameters = FlatParameters(self.target, compute.device)
         for p in self.target.parameters():
             p.requires_grad_(False)
         self.adam = FlatAdam(self.online_parameters, config.learning_rate, config.adam_epsilon)
@@ -261,20 +264,12 @@ class Learner:
 
     def ready(self) -> bool:
         """Whether replay allows a batch."""
-        return self._replay.wants_sample()
+        return self._batches.ready()
 
     def step(self) -> None:
         """Sample, learn, write priorities back; copy to the target and publish when due."""
-        from recollect.maths import philox
-
-        numbers = np.arange(self.config.batch_size, dtype=np.int64)
-        zeros = np.zeros_like(numbers)
-        draws = philox.uniforms(
-            self.seed, philox.Purpose.SAMPLING, numbers, zeros, zeros + self.epoch,
-            zeros + self.updates + self.skipped.total,
-        )  # fmt: skip
-        batch = self._replay.sample(draws[:, 0])
-        gradients = self.gradients(batch)
+        batch, fields = self._batches.take(self.updates + self.skipped.total)
+        gradients = self.gradients(batch, fields)
         if self.skipped.takes(gradients, batch.uids):
             return
         self.apply(gradients.vector)
@@ -289,22 +284,22 @@ class Learner:
             self.publish()
         self._replay.update_priorities(batch.slots, batch.uids, gradients.priorities)
 
-    def q_values(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Any]]:
-        """Online and target values [T + 1 - burn_in, B, A], and the batch as tensors."""
-        names = "observation previous_action previous_reward action reward discount mask learned"
-        fields = {name: tensors(getattr(batch, name)) for name in [*names.split(), "prefix"]}
-        start = torch.from_numpy(batch.recurrent_state)
+    def q_values(self, batch: Batch, fields: Fields | None = None) -> tuple[Tensor, Tensor, Fields]:
+        """Online and target values [T + 1 - burn_in, B, A], and the batch's `fields` as tensors."""
+        fields = fields or fields_of(batch, self._compute.device)
+        start = fields["recurrent_state"]
         if self.config.start_state == "zero":
             start = torch.zeros_like(start)
-        q_online = unroll(self.network, fields, self.config.burn_in, start)
-        with torch.no_grad():
-            q_target = unroll(self.target, fields, self.config.burn_in, start)
+        with self._compute.autocast():
+            q_online = unroll(self.network, fields, self.config.burn_in, start)
+            with torch.no_grad():
+                q_target = unroll(self.target, fields, self.config.burn_in, start)
         return q_online, q_target, fields
 
-    def gradients(self, batch: Batch) -> Gradients:
+    def gradients(self, batch: Batch, fields: Fields | None = None) -> Gradients:
         """Gradient [P] of the loss on a batch, clipped by norm, and its new priorities [B]."""
         config = self.config
-        q_online, q_target, fields = self.q_values(batch)
+        q_online, q_target, fields = self.q_values(batch, fields)
         action, r_t, discount_t, mask, learned = (
             fields[name][config.burn_in :]
             for name in ("action", "reward", "discount", "mask", "learned")
@@ -313,7 +308,7 @@ class Learner:
             y_t = targets(q_online[1:], q_target[1:], r_t, discount_t, mask, config)
             weights = priorities.importance_weights(
                 torch.from_numpy(batch.probabilities), batch.size, config.importance_exponent
-            ).to(y_t.dtype)
+            ).to(y_t)
         q_tm1 = value_learning.action_values(q_online[:-1], action)
         errors = torch.where(learned, y_t - q_tm1, 0)
         losses = value_learning.half_squared(errors, config.huber)
@@ -324,13 +319,13 @@ class Learner:
         errors = errors.detach().abs()
         new = priorities.sequence_priority(errors, learned, config.eta)
         figures = {
-            "loss": float(loss.detach()),
+            "loss": loss.detach(),
             "gradient_norm": norm,
-            "absolute_error_mean": float(errors.sum() / learned.sum()),
-            "q_mean": float(torch.where(learned, q_tm1.detach(), 0).sum() / learned.sum()),
-            "lag_updates": float(self.updates - batch.version.mean()),
+            "absolute_error_mean": errors.sum() / learned.sum(),
+            "q_mean": torch.where(learned, q_tm1.detach(), 0).sum() / learned.sum(),
         }
-        return Gradients(self.online_parameters.gradient, new.numpy(), figures)
+        lag = float(self.updates - batch.version.mean())
+        return Gradients.of(self.online_parameters.gradient, new, figures, lag_updates=lag)
 
     def apply(self, vector: Tensor) -> None:
         """One step of Adam along `vector` [P]; elementwise, and no target is copied."""
@@ -371,13 +366,14 @@ class Learner:
         self.adam.load_state_dict(states.part(state, "adam"))
         self.skipped.load_state_dict(states.part(state, "skipped"))
         self._figures = states.figures(state, "figures")
+        self._batches.forget()
         for name in _TOTALS:
             setattr(self, name, states.count(state, name))
 
     def metrics(self) -> Metrics:
         """Means over the updates since the last call."""
         recent, self._figures = self._figures, []
-        return {k: float(np.mean([f[k] for f in recent])) for k in recent[0]} if recent else {}
+        return Gradients.means(recent)
 
 
 def program(config: R2D2Config, env_spec: EnvSpec, seed: int, network: str = "") -> Program:
@@ -387,11 +383,12 @@ def program(config: R2D2Config, env_spec: EnvSpec, seed: int, network: str = "")
         ConfigError: the environment's actions are not discrete, or the network cannot be found.
     """
     make_network = partial(wiring.q_network, config, env_spec, seed, network)
+    compute = computing.learner(config, env_spec)
     return wiring.q_program(
         config,
         env_spec,
         seed,
         make_network,
-        partial(Learner, config, make_network=make_network, seed=seed),
+        partial(Learner, config, make_network=make_network, seed=seed, compute=compute),
         partial(absolute_errors, config=config),
     )

@@ -53,7 +53,9 @@ def q_network(config: Any, env_spec: EnvSpec, seed: int, network: str = "") -> Q
         return RecurrentQ(
             env_spec.observation,
             env_spec.action.num_actions,
+            torso=config.torso,
             torso_sizes=config.torso_sizes,
+            frame_stack=config.frame_stack,
             pre_core=config.pre_core,
             core=config.core,
             hidden=config.hidden,
@@ -84,10 +86,11 @@ def _made(name: str, env_spec: EnvSpec, config: Any) -> QNetwork:
     if not isinstance(network, QNetwork):
         raise ConfigError(f"{wanted}; {type(network).__name__} has no state_size or parameters")
     states, actions = (2, network.state_size), (3, 2, env_spec.action.num_actions)
+    rows = 3 + config.frame_stack - 1
     try:
         with torch.no_grad():
             q, state = network(
-                {k: torch.from_numpy(spec.zeros(3, 2)) for k, spec in env_spec.observation.items()},
+                {k: torch.from_numpy(s.zeros(rows, 2)) for k, s in env_spec.observation.items()},
                 torch.from_numpy(env_spec.action.none(3, 2)),
                 torch.zeros(3, 2),
                 torch.zeros(states),
@@ -144,11 +147,15 @@ def load_network(name: str) -> Callable[[EnvSpec, Any], Any]:
         raise ConfigError(f"network {name!r} cannot be imported: {error}") from error
 
 
-def make_policy(make_network: NetworkFactory, env_spec: EnvSpec, first_slot: int = 0) -> Policy:
+def make_policy(
+    config: Any, make_network: NetworkFactory, env_spec: EnvSpec, first_slot: int = 0
+) -> Policy:
     """A policy of the agent's network."""
+    from recollect.agents import computing
     from recollect.agents.policy import Policy
 
-    return Policy(make_network(), env_spec, first_slot)
+    compute = computing.actor(config, env_spec)
+    return Policy(make_network(), env_spec, first_slot, config.frame_stack, compute)
 
 
 def block_spec(config: Any, env_spec: EnvSpec, state_size: int) -> BlockSpec:
@@ -163,6 +170,7 @@ def block_spec(config: Any, env_spec: EnvSpec, state_size: int) -> BlockSpec:
         state_size=state_size,
         period=config.period,
         state_offsets=offsets,
+        stack=config.frame_stack,
     )
 
 
@@ -241,21 +249,20 @@ def make_actor(
 ) -> Actor:
     """Actor number `process` of `actor_processes`, with its share of the slots."""
     from recollect.agents.acting import Actor
-    from recollect.agents.policy import Policy
     from recollect.maths import exploration
 
     slots = np.array_split(np.arange(config.actors), config.actor_processes)[process]
-    network = make_network()
+    policy = make_policy(config, make_network, env_spec, int(slots[0]))
     ladder = exploration.epsilon_ladder(config.actors, config.epsilon_base, config.epsilon_alpha)
     return Actor(
-        policy=Policy(network, env_spec, int(slots[0])),
+        policy=policy,
         env=make_env(config, env_spec, len(slots)),
         first_slot=int(slots[0]),
         epsilons=ladder,
         replay=replay,
         parameters=parameters,
         windows=config.windows(),
-        block_spec=block_spec(config, env_spec, network.state_size),
+        block_spec=block_spec(config, env_spec, policy.network.state_size),
         n_step=config.n_step,
         gamma=config.gamma,
         eta=config.eta,
@@ -278,7 +285,7 @@ def make_evaluator(
 
     return Evaluator(
         parameters,
-        make_policy=partial(make_policy, make_network, env_spec),
+        make_policy=partial(make_policy, config, make_network, env_spec),
         make_env=partial(make_env, config, env_spec),
         episodes=config.evaluation_episodes,
         period=config.evaluation_period,
@@ -321,6 +328,6 @@ def q_program(
     steps = config.replay_steps
     return Program(
         tuple(parts),
-        policy=partial(make_policy, make_network, env_spec),
+        policy=partial(make_policy, config, make_network, env_spec),
         replay_bytes=config.replay_bytes or memory_need(spec, config.windows(), steps),
     )

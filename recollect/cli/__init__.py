@@ -9,9 +9,8 @@ import contextlib
 import os
 
 # Before anything can load OpenMP. Threads that wait must sleep: spinning ones on busy cores cost a
-# factor of 100. And one thread, as in recollect.run.machine, which says why.
+# factor of 100.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import sys
 from collections.abc import Sequence

@@ -18,6 +18,9 @@ OPTIONS = [
     *KEEPING,
     Option("--env-processes", "N", "supervised processes for environments", words.whole),
     Option("--env-deadline", "X", "seconds that one call of one may take", words.number),
+    Option("--threads", "N", "that torch computes on", words.whole),
+    Option("--device", "NAME", "of the learner: auto, cpu or cuda"),
+    Option("--actor-device", "NAME", "of the actors: likewise"),
     words.HELP,
 ]
 

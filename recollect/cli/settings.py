@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from recollect.cli import lazy
@@ -16,11 +16,12 @@ from recollect.cli.words import Option, whole
 from recollect.types import ConfigError
 
 GROUPS = {
+    "actor_processes": "running",
     "actors": "acting",
     "burn_in": "sequences",
     "replay_steps": "replay",
     "batch_size": "learning",
-    "torso_sizes": "network",
+    "frame_stack": "network",
     "evaluation_period": "evaluation",
     "keep_states": "studies",
 }
@@ -142,9 +143,9 @@ def _wanted(kind: Any) -> str:
 
 
 def _comments(config: type) -> dict[str, str]:
-    """What the source says behind each field."""
+    """What the source says behind each field, those of its bases included."""
     try:
-        source = inspect.getsource(config)
+        source = "".join(inspect.getsource(kind) for kind in config.__mro__ if is_dataclass(kind))
     except OSError:  # installed without sources
         return {}
     says = re.findall(r"^    (\w+): [^#\n]*# (.*)$", source, re.MULTILINE)

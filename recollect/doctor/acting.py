@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from recollect import presets
-from recollect.agents import wiring
+from recollect.agents import computing, wiring
 from recollect.agents.r2d2 import R2D2Config
 from recollect.doctor import memory, network, traps
 from recollect.doctor.environment import Subject
@@ -18,7 +18,7 @@ from recollect.doctor.sheet import Budget, Sheet
 from recollect.doctor.speed import milliseconds, round_off
 from recollect.doctor.trained import Trained
 from recollect.envs import registry
-from recollect.run.machine import one_thread
+from recollect.run.machine import threads
 from recollect.run.progress import duration
 
 STEPS, SLOTS = 12, 4
@@ -29,7 +29,7 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
     """Network, traps and memory, onto the sheet."""
     sheet.group = "network"
     trained: Trained | None = None
-    with one_thread():
+    with threads(computing.threads(R2D2Config(), subject.spec)):
         with sheet.stage("made", 120.0):
             config, steps = presets.resolve(request.agent, request.preset, subject.spec)
             if not isinstance(config, R2D2Config):

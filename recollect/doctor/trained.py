@@ -25,4 +25,4 @@ class Trained:
     def policy(self) -> Any:
         """A policy with a network of its own."""
         make = partial(wiring.q_network, self.config, self.spec, 0, self.request.network)
-        return wiring.make_policy(make, self.spec)
+        return wiring.make_policy(self.config, make, self.spec)

@@ -261,11 +261,12 @@ def _starts(trained: Trained, recorder: Recorder, sheet: Sheet) -> None:
     for values in episodes:
         policy.begin(carry, np.ones(1, bool))
         for t in range(length):
-            given, state = policy({k: x[t].numpy() for k, x in observation.items()}, carry)
+            seen = {k: x[t].numpy() for k, x in observation.items()}
+            given, state = policy(seen, carry)
             values.append(given)
             following = min(t + 1, len(action) - 1)
             step = VectorStep({}, reward[following].numpy(), none, none, ~none, {})
-            carry = policy.advance(state, action[following].numpy(), step)
+            carry = policy.advance(carry, seen, state, action[following].numpy(), step)
     if all(np.array_equal(a, b) for a, b in zip(*episodes, strict=True)):
         sheet.ok("trap 31", "two equal episodes on end give equal values")
     else:

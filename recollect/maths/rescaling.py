@@ -40,3 +40,17 @@ def inverse_rescale(x: torch.Tensor, epsilon: float = 1e-3) -> torch.Tensor:
     root = (4 * epsilon * x.abs() + (1 + 2 * epsilon) ** 2).sqrt()
     d = 2 * x / (root + (1 + 2 * epsilon))  # carries the sign of x
     return d * (d.abs() + 2)
+
+
+def asymmetric_clip(r: torch.Tensor) -> torch.Tensor:
+    """5 tanh(r / 5) for r >= 0, and 0.3 of that for r < 0: soft, and milder on punishment.
+
+    Args:
+        r: rewards, any shape.
+    Returns:
+        Clipped rewards in (-1.5, 5), of r's shape and dtype.
+    Source: the public code of IMPALA (Espeholt et al. 2018); R2D2+ on DMLab (Kapturowski et al.
+        2019, section 4.1).
+    """
+    squashed = 5 * torch.tanh(r / 5)
+    return torch.where(r < 0, 0.3 * squashed, squashed)

@@ -16,13 +16,16 @@ none; for the LSTM's forget gate see `cores.LSTM`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from contextlib import nullcontext
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from recollect.networks.cores import CORES
-from recollect.networks.torsos import MLP
+from recollect.networks.frames import flattened, stacked_specs
+from recollect.networks.torsos import Kind
+from recollect.networks.torsos import torso as default_torso
 from recollect.types import ArraySpec, ConfigError
 
 
@@ -56,7 +59,8 @@ class QNetwork(Protocol):
         """Unroll over T steps of B sequences.
 
         Args:
-            observation: key -> [T, B, *shape].
+            observation: key -> [T, B, *shape]; where frames are stacked, [stack - 1 + T, B, ...]:
+                at step t the network sees rows t .. t + stack - 1.
             previous_action: [T, B] int64, the action that led here; -1 at an episode's start.
             previous_reward: [T, B] float32, the reward that came with it, 0 at a start; raw.
             recurrent_state: [B, S] float32, the state before the first step.
@@ -80,8 +84,9 @@ class RecurrentQ(nn.Module):
     Args:
         observation: key -> shape and dtype of each array, without time and batch.
         num_actions: A.
-        torso: observation -> features (see `torsos`); by default an MLP of `torso_sizes`.
-        torso_sizes: layers of the default torso; not looked at where `torso` is given.
+        torso: observation -> features, a module or the kind of convolutions: see `torsos`.
+        torso_sizes: layers of the torso's MLP; not looked at where a module is given.
+        frame_stack: images seen at once.
         pre_core: units of the linear + ReLU layer between torso and core, 0 for none.
         core: name of the core in `cores.CORES`.
         hidden: H, units of the core, where it has a size of its own.
@@ -102,8 +107,9 @@ class RecurrentQ(nn.Module):
         observation: Mapping[str, ArraySpec],
         num_actions: int,
         *,
-        torso: nn.Module | None = None,
+        torso: nn.Module | Kind = "auto",
         torso_sizes: tuple[int, ...] = (64,),
+        frame_stack: int = 1,
         pre_core: int = 512,
         core: str = "lstm",
         hidden: int = 512,
@@ -124,7 +130,10 @@ class RecurrentQ(nn.Module):
                 f"core wants one of {sorted(CORES)}, it is {core!r}: name one of these, or add "
                 "yours to recollect.networks.cores.CORES"
             )
-        self.torso = MLP(observation, torso_sizes) if torso is None else torso
+        self._observation, self._frame_stack = dict(observation), frame_stack
+        if isinstance(torso, str):
+            torso = default_torso(stacked_specs(observation, frame_stack), torso, torso_sizes)
+        self.torso = torso
         features = int(self.torso.output_size)  # type: ignore[arg-type]
         self.pre_core = nn.Linear(features, pre_core) if pre_core else None
         features = pre_core or features
@@ -158,7 +167,7 @@ class RecurrentQ(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Unroll over T steps of B sequences: see `QNetwork.forward`."""
         steps, batch = previous_action.shape
-        x = self.torso({key: array.flatten(0, 1) for key, array in observation.items()})  # [T*B, D]
+        x = self.torso(flattened(observation, self._observation, self._frame_stack))  # [T*B, D]
         if self.pre_core is not None:
             x = torch.relu(self.pre_core(x))
         inputs = [x]
@@ -166,8 +175,9 @@ class RecurrentQ(nn.Module):
             inputs.append(torch.embedding(self._onehot, previous_action.flatten() + 1))
         if self._previous_reward:
             inputs.append(previous_reward.reshape(-1, 1))
-        x = torch.cat(inputs, dim=1) if len(inputs) > 1 else x
-        y, recurrent_state = self.core(x.reshape(steps, batch, -1), recurrent_state)
+        x = torch.cat([each.float() for each in inputs], dim=1)
+        with _as_exact_as_fast(x.device.type):
+            y, recurrent_state = self.core(x.reshape(steps, batch, -1), recurrent_state)
         return self._heads(y.flatten(0, 1)).view(steps, batch, -1), recurrent_state
 
     def _heads(self, y: Tensor) -> Tensor:
@@ -177,9 +187,15 @@ class RecurrentQ(nn.Module):
             y_action = torch.relu(self.head_hidden(y))
             if self.value is not None:
                 y_action, y_value = y_action.chunk(2, dim=1)
-        advantage: Tensor = self.per_action(y_action)
-        if self.value is None:
-            return advantage
-        value = self.value(y_value)  # [N, 1]
-        q: Tensor = value + (advantage - advantage.mean(dim=1, keepdim=True))
-        return q
+        with torch.autocast(y.device.type, enabled=False):  # errors are differences of values
+            advantage: Tensor = self.per_action(y_action.float())
+            if self.value is None:
+                return advantage
+            value = self.value(y_value.float())  # [N, 1]
+            q: Tensor = value + (advantage - advantage.mean(dim=1, keepdim=True))
+            return q
+
+
+def _as_exact_as_fast(device: str) -> Any:
+    """On a processor a core is no slower in float32 than under autocast, and forgets less."""
+    return torch.autocast(device, enabled=False) if device == "cpu" else nullcontext()

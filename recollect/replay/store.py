@@ -153,6 +153,11 @@ class Replay:
         return len(self._contents.items)
 
     @property
+    def windows(self) -> Windows:
+        """Geometry of the items."""
+        return self._windows
+
+    @property
     def steps(self) -> int:
         """Unique environment steps held."""
         return self._contents.steps

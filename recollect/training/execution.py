@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recollect import presets
 from recollect.run.folder import RunFolder, default_run_dir
 from recollect.run.lock import RunLock
-from recollect.run.machine import free_memory, one_thread
+from recollect.run.machine import free_memory, keep_memory, threads
 from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
 from recollect.training.job import MAY_CHANGE, Job, prepare
@@ -99,7 +99,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
     RunFolder(path).refuse_if_taken()
     path = path.absolute()  # an environment may go to another folder
     # The first two refuse before torch is loaded; a signal from here on is answered by saving.
-    with RunLock(path), _stop(verbose) as stop, one_thread():
+    with RunLock(path), _stop(verbose) as stop, _computing(job):
         RunFolder(path).refuse_if_taken()
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
         said = [*_differences(job), _check_memory(job, program.replay_bytes)]
@@ -111,12 +111,8 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
 def resume(
     run: Any,
     *,
-    env_steps: int | None = None,
-    checkpoint_seconds: float | None = None,
-    keep_checkpoints: int | None = None,
-    env_processes: int | None = None,
-    env_deadline: float | None = None,
     verbose: bool = False,
+    **given: Any,
 ) -> Run:
     """Go on with a run that was stopped or killed, from its newest whole checkpoint.
 
@@ -125,29 +121,26 @@ def resume(
 
     Args:
         run: a run or its folder.
-        env_steps, checkpoint_seconds, keep_checkpoints: as in `prepare`; None: as they were.
-        env_processes, env_deadline: of the agent's config; None: as they were. They change no bit.
         verbose: print progress.
+        given: any of `MAY_CHANGE`, arguments of `prepare` or fields of the agent's config; the
+            others, and those that are None, stay as they were. Environments in other processes
+            change no bit; other devices and numbers of threads do.
     Raises:
-        ConfigError: no such run; it is finished; another process works on it; its config.json is
-            not that of its checkpoint.
+        ConfigError: something else is given; no such run; it is finished; another process works
+            on it; its config.json is not that of its checkpoint.
         CheckpointError: none of its checkpoints can be used.
         Interrupted, EnvError, DivergedError, NotSavedError: as `execute`.
     """
+    for name in given.keys() - {*MAY_CHANGE}:
+        raise presets.nearest("setting that may change", name, MAY_CHANGE)
     folder = RunFolder(RunFolder.open(Path(getattr(run, "folder", run))).path.absolute())
-    with RunLock(folder.path), _stop(verbose) as stop, one_thread():
+    with RunLock(folder.path), _stop(verbose) as stop, contextlib.ExitStack() as inside:
         try:
             stored = Job.from_dict(folder.config())
         except ConfigError as error:
             raise ConfigError(f"{folder.config_path}: {error}") from error
-        given = {
-            "env_steps": env_steps,
-            "checkpoint_seconds": checkpoint_seconds,
-            "keep_checkpoints": keep_checkpoints,
-            "env_processes": env_processes,
-            "env_deadline": env_deadline,
-        }
         job = stored.changed(**{name: x for name, x in given.items() if x is not None})
+        inside.enter_context(_computing(job))
         from recollect.run import checkpoint
 
         said: list[str] = []
@@ -172,6 +165,17 @@ def resume(
         if job != stored:
             folder.write_config(job.as_dict())
         return _carry_on(job, folder, program, found, start, verbose, stop, said)
+
+
+@contextlib.contextmanager
+def _computing(job: Job) -> Iterator[None]:
+    """Threads and memory as the job wants them."""
+    from recollect.agents import computing
+
+    if computing.has_images(job.env):
+        keep_memory()
+    with threads(computing.threads(job.config, job.env)):
+        yield
 
 
 def _stop(verbose: bool) -> Stop:

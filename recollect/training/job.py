@@ -18,6 +18,9 @@ MAY_CHANGE = (
     "keep_checkpoints",
     "env_processes",
     "env_deadline",
+    "threads",
+    "device",
+    "actor_device",
 )
 """What a resumed run may be given anew; all else is as it began."""
 

@@ -213,7 +213,8 @@ def test_the_carry_of_a_slot_that_only_reset_itself_is_an_episodes_start() -> No
         valid=np.array([True, False, True]),
         faults={},
     )
-    carry = policy.advance(np.full((3, 3), 7, np.float32), np.array([2, 1, 0]), step)
+    state, actions = np.full((3, 3), 7, np.float32), np.array([2, 1, 0])
+    carry = policy.advance(policy.start(3), step.observation, state, actions, step)
     assert carry.previous_action.tolist() == [2, -1, 0]
     assert carry.previous_reward.tolist() == [10, 0, 30]
     assert carry.recurrent_state[:, 0].tolist() == [7, 0, 7]

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from recollect.agents import r2d2, wiring
+from recollect.agents.learning import tensors
 from recollect.agents.r2d2 import Learner, R2D2Config
 from recollect.agents.staleness import delta_q
 from recollect.envs import registry
@@ -144,7 +145,7 @@ def test_trap_07_no_gradient_flows_through_burn_in() -> None:
     assert batch.prefix.any()
     assert not batch.prefix.all()
     names = ["observation", "previous_action", "previous_reward", "prefix"]
-    fields = {n: r2d2.tensors(getattr(batch, n)) for n in names}
+    fields = {n: tensors(getattr(batch, n)) for n in names}
     fields["observation"]["observation"].requires_grad_(True)
     start = torch.from_numpy(batch.recurrent_state).requires_grad_(True)
     q = r2d2.unroll(learner.network, fields, CONFIG.burn_in, start)
@@ -232,7 +233,7 @@ def test_trap_01_a_counting_memory_arrives_in_the_learner_as_the_step_number(
     assert batch.mid_episode.mean() > 0.2
     clock = batch.observation["observation"][..., 0]
     names = ["observation", "previous_action", "previous_reward", "prefix"]
-    fields = {n: r2d2.tensors(getattr(batch, n)) for n in names}
+    fields = {n: tensors(getattr(batch, n)) for n in names}
     start = torch.from_numpy(batch.recurrent_state)
     with torch.no_grad():
         q = r2d2.unroll(learner.network, fields, burn_in, start)
@@ -429,7 +430,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted() -> None:
     learner, replay, _ = parts()
     before = learner.online_parameters.numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(r2d2, "clip_by_norm", lambda vector, largest: float("nan"))
+        patch.setattr(r2d2, "clip_by_norm", lambda vector, largest: torch.tensor(float("nan")))
         learner.step()
     assert (learner.updates, learner.skipped.total) == (0, 1)
     np.testing.assert_array_equal(learner.online_parameters.numpy(), before)
@@ -444,7 +445,7 @@ def test_ten_updates_on_end_that_are_not_finite_end_the_run() -> None:
     learner.step()
     assert learner.skipped.on_end == 0, "one that is finite begins the count anew"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(r2d2, "clip_by_norm", lambda vector, largest: float("inf"))
+        patch.setattr(r2d2, "clip_by_norm", lambda vector, largest: torch.tensor(float("inf")))
         for _ in range(9):
             learner.step()
         with pytest.raises(DivergedError, match=r"10 updates on end .* 'gradient_norm': inf"):
@@ -457,8 +458,8 @@ def watched(learner: Learner) -> list[tuple[Batch, Any]]:
     seen: list[tuple[Batch, Any]] = []
     make = learner.gradients
 
-    def gradients(batch: Batch) -> Any:
-        made = make(batch)
+    def gradients(batch: Batch, fields: Any = None) -> Any:
+        made = make(batch, fields)
         seen.append((batch, replace(made, vector=made.vector.clone())))
         return made
 

@@ -141,7 +141,7 @@ def told(
 ) -> SimpleNamespace:
     """All that `make_actor` tells the actor of this process, and its policy."""
     monkeypatch.setattr(acting, "Actor", SimpleNamespace)
-    monkeypatch.setattr(policy, "Policy", lambda *told: told)
+    monkeypatch.setattr(policy, "Policy", lambda *told: SimpleNamespace(network=told[0], told=told))
     make = partial(Counter, spec(longest))
     actor: Any = wiring.make_actor(
         config, spec(longest), 3, process, make, None, replay="replay", parameters="parameters"
@@ -164,7 +164,7 @@ def test_trap_23_the_ladder_is_by_global_slot_over_processes(
     config = replace(CONFIG, actor_processes=2, epsilon_base=0.5, epsilon_alpha=3.0)
     actors = [told(config, process, monkeypatch) for process in range(2)]
     assert [actor.first_slot for actor in actors] == [0, 3]
-    assert [first_slot for _, _, first_slot in (actor.policy for actor in actors)] == [0, 3]
+    assert [actor.policy.told[2] for actor in actors] == [0, 3]
     assert [actor.env.num_envs for actor in actors] == [3, 2]
     ladder = [0.5 ** (1 + 3 * i / 4) for i in range(5)]
     for actor in actors:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,18 +41,25 @@ def test_free_memory_is_unknown_where_nobody_tells(monkeypatch: pytest.MonkeyPat
     assert machine.free_memory() is None
 
 
-@pytest.mark.parametrize(("asked", "inside"), [(None, 1), ("2", 2)])
-def test_one_thread_unless_the_user_says_otherwise(
-    asked: str | None, inside: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if asked:
-        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+def test_threads_are_as_many_inside_as_said_and_as_before_after() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with machine.one_thread():
-            found = torch.get_num_threads()
-        assert (found, torch.get_num_threads()) == (inside, 2)
+        with machine.threads(3):
+            assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_memory_that_was_freed_is_kept() -> None:
+    """In a process of its own, since it lasts: a large array comes from where one was before."""
+    program = (
+        "import numpy as np; from recollect.run import machine; machine.keep_memory()\n"
+        "at = lambda: np.ones(10**8, np.uint8).ctypes.data\n"
+        "print(len({at() for _ in range(5)}), resource.getrusage(0).ru_minflt)"
+    ).replace("import numpy", "import resource, numpy")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    places, faults = map(int, done.stdout.split())
+    assert places == 1
+    assert faults < 3 * 10**8 // 4096, "pages are not fetched anew each time"
