@@ -233,6 +233,7 @@ def make_env(config: Any, env_spec: EnvSpec, slots: int) -> VectorEnv:
         dict(env_spec.kwargs),
         processes=config.env_processes,
         deadline=config.env_deadline,
+        seed_once=True,
     )
 
 

@@ -1,5 +1,7 @@
 """Environments by id: Gymnasium's, anybody's (`module:Env-v0`), and our own `recollect/Name-v0`.
 
+Those of `families` need no module before them, and are made with every option stated.
+
 Importing this module registers our own. Gymnasium loads no plug-ins by itself since 1.0, so outside
 recollect they are had by `gymnasium.make("recollect.envs.registry:recollect/Recall-v0")`.
 """
@@ -21,6 +23,7 @@ from typing import Any, NoReturn
 import gymnasium as gym
 from gymnasium.envs import registration
 
+from recollect.envs import families
 from recollect.envs.slots import Slots
 from recollect.envs.spaces import Encoder, action_spec
 from recollect.envs.supervise import Supervised
@@ -57,13 +60,13 @@ def describe(env_id: str, kwargs: Mapping[str, object] | None = None) -> tuple[E
 
     Args:
         env_id: a registered id; without a version the newest, which the spec then names.
-        kwargs: for its constructor, and `max_episode_steps` for another time limit.
+        kwargs: for its constructor, and `max_episode_steps` for another time limit. Those of the
+            spec are complete for Atari, VizDoom and MiniGrid.
     Raises:
         ConfigError: no such id, a module or dependency missing, arguments the environment does not
             take, or a space we cannot use.
     """
-    env_id, found = _find(env_id)
-    kwargs = dict(kwargs or {})
+    env_id, found, kwargs = _find(env_id, kwargs)
     if found.entry_point is None:
         with closing(_make_vector(env_id, found, 1, kwargs)) as vector:
             spaces = vector.single_observation_space, vector.single_action_space
@@ -79,17 +82,23 @@ def describe(env_id: str, kwargs: Mapping[str, object] | None = None) -> tuple[E
         return spec, (env.observation_space, env.action_space)
 
 
-def only_vectors(env_id: str) -> bool:
+def only_vectors(env_id: str, kwargs: Mapping[str, object] | None = None) -> bool:
     """Whether such environments are made only as a whole vector; errors as of `describe`."""
-    return _find(env_id)[1].entry_point is None
+    return _find(env_id, kwargs)[1].entry_point is None
+
+
+def options_line(spec: EnvSpec) -> str:
+    """One line that names every option an environment was made with; empty if there is none."""
+    options = ", ".join(f"{name} {value}" for name, value in spec.kwargs.items())
+    return f"{spec.id}: {options}" if options else ""
 
 
 def maker(
     env_id: str, kwargs: Mapping[str, object] | None = None
 ) -> tuple[str, Callable[[], gym.Env[Any, Any]]]:
     """The id with its version, and what makes one such environment; errors as of `describe`."""
-    env_id, found = _find(env_id)
-    return env_id, lambda: _make_one(env_id, found, kwargs or {})
+    env_id, found, complete = _find(env_id, kwargs)
+    return env_id, lambda: _make_one(env_id, found, complete)
 
 
 def make(
@@ -99,6 +108,7 @@ def make(
     *,
     processes: int = 0,
     deadline: float = 60.0,
+    seed_once: bool = False,
 ) -> VectorEnv:
     """A vector of `num_envs` environments, stepped in turn in this process or in others.
 
@@ -113,6 +123,8 @@ def make(
         processes: over how many processes the slots are spread; 0 is this process.
         deadline: seconds that one call of an environment may take in another process; it is killed
             and replaced then.
+        seed_once: where a seeded reset is dear (Atari's, see `atari.AtariVector`), seed only the
+            first episode of each slot.
     Raises:
         ConfigError: as in `describe`; or such an environment cannot be made in other processes.
         EnvError: environments of the same id differ, or one cannot be made in another process.
@@ -124,8 +136,7 @@ def make(
             f"processes is {processes} and deadline {deadline}, 0 or more and seconds above 0 were "
             "wanted"
         )
-    env_id, found = _find(env_id)
-    kwargs = dict(kwargs or {})
+    env_id, found, kwargs = _find(env_id, kwargs)
     if processes and found.entry_point is None:
         raise ConfigError(
             f"environment {env_id!r} is made only as a whole vector, which cannot be spread over "
@@ -136,7 +147,9 @@ def make(
         apart = Supervised(env_id, kwargs, num_envs, spaces, processes, deadline)
         return VectorEnv(apart, env_id, kwargs, max_episode_steps=spec.max_episode_steps)
     if found.entry_point is None:
-        made = _make_vector(env_id, found, num_envs, kwargs)
+        dear = hasattr(found.vector_entry_point, "seeds_are_dear")
+        how = {"seed_once": True} if seed_once and dear else {}
+        made = _make_vector(env_id, found, num_envs, {**kwargs, **how})
         try:
             return wrap(made, env_id, kwargs)
         except ConfigError:
@@ -180,12 +193,16 @@ def wrap(
     )
 
 
-def _find(env_id: str) -> tuple[str, registration.EnvSpec]:
-    """The id with its version, and what Gymnasium knows of it."""
+def _find(
+    env_id: str, kwargs: Mapping[str, object] | None
+) -> tuple[str, registration.EnvSpec, dict[str, object]]:
+    """The id with its version, what makes it, and its arguments, complete where we know them."""
     register()
     module, _, name = env_id.rpartition(":")
     if module:
         _import(module, env_id)
+    else:
+        families.load(name)
     found = registration.registry.get(name)
     if found is None:
         try:
@@ -206,7 +223,8 @@ def _find(env_id: str) -> tuple[str, registration.EnvSpec]:
             hint = f"did you mean {near!r}?"
         where = f" after importing {module!r}" if module else ""
         raise ConfigError(f"no environment {name!r} is registered{where}: {hint}")
-    return f"{module}:{name}" if module else name, found
+    env_id = f"{module}:{name}" if module else name
+    return env_id, *families.as_ours(env_id, found, kwargs or {})
 
 
 def import_from_here(module: str) -> ModuleType:
@@ -327,7 +345,8 @@ def _said(error: Exception) -> str:
 def _time_limit(env: gym.Env[Any, Any]) -> int:
     """Of Gymnasium's wrapper, or what the environment itself states as `max_episode_steps`."""
     limit = env.spec.max_episode_steps if env.spec is not None else None
-    return int(limit) if limit else _stated_limit(env.unwrapped)
+    stated = _stated_limit(env.unwrapped)
+    return min(int(limit), stated or int(limit)) if limit else stated
 
 
 def _stated_limit(env: object) -> int:

@@ -49,7 +49,9 @@ class _Leaf:
             return f"observation {self.key!r} has dtype {array.dtype}, its space says {self.dtype}"
         return ""
 
-    def encode(self, values: Array, slots: Sequence[int], faults: dict[int, str]) -> Array:
+    def encode(
+        self, values: Array, slots: Sequence[int], faults: dict[int, str], hands_over: bool
+    ) -> Array:
         raise NotImplementedError
 
 
@@ -63,9 +65,11 @@ class _Dense(_Leaf):
         self._floating = self._target.kind == "f"
         self.spec = ArraySpec(self.shape, self._target.name)
 
-    def encode(self, values: Array, slots: Sequence[int], faults: dict[int, str]) -> Array:
+    def encode(
+        self, values: Array, slots: Sequence[int], faults: dict[int, str], hands_over: bool
+    ) -> Array:
         with np.errstate(over="ignore"):  # what does not fit float32 is inf, and a fault
-            array = np.array(values, self._target, order="C")  # always a copy
+            array = np.array(values, self._target, order="C", copy=None if hands_over else True)
         if self._floating and not np.isfinite(array).all():
             wrong = ~np.isfinite(array).reshape(len(array), -1)
             for row in np.flatnonzero(wrong.any(1)).tolist():
@@ -94,7 +98,9 @@ class _OneHot(_Leaf):
         self._offsets = np.cumsum(self._sizes) - self._sizes
         self.spec = ArraySpec((int(self._sizes.sum()),))
 
-    def encode(self, values: Array, slots: Sequence[int], faults: dict[int, str]) -> Array:
+    def encode(
+        self, values: Array, slots: Sequence[int], faults: dict[int, str], hands_over: bool
+    ) -> Array:
         index = np.asarray(values).reshape(len(values), -1) - self._start  # [n, categories]
         inside = (index >= 0) & (index < self._sizes)
         row = np.arange(len(index))[:, None]
@@ -156,13 +162,21 @@ class Encoder:
         root = self._leaves[0]
         self._plain = (root.shape, root.dtype) if not root.path else None
 
-    def encode(self, batch: Any, slots: Sequence[int], faults: dict[int, str]) -> Observation:
+    def encode(
+        self,
+        batch: Any,
+        slots: Sequence[int],
+        faults: dict[int, str],
+        *,
+        hands_over: bool = False,
+    ) -> Observation:
         """Fresh arrays [len(slots), ...] by key, sharing no memory with `batch`.
 
         Args:
             batch: what a vector environment with this single space gives, one row for each slot.
             slots: the number of the environment in each row.
             faults: gets, by slot, what was wrong with its values (not finite, or no such category).
+            hands_over: nobody else writes into the batch, so its own arrays may be given.
         Raises:
             RuntimeError: an entry is missing or has another shape or dtype than its space says.
         """
@@ -175,7 +189,7 @@ class Encoder:
             wrong = leaf.mismatch(values, (len(slots), *leaf.shape))
             if wrong:
                 raise RuntimeError(wrong)
-            observation[leaf.key] = leaf.encode(values, slots, faults)
+            observation[leaf.key] = leaf.encode(values, slots, faults, hands_over)
         return observation
 
     def empty(self, slots: int) -> dict[str, Array]:

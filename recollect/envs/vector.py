@@ -40,7 +40,8 @@ class VectorEnv:
     """E environments stepped at once. Arrays it hands out are never changed later.
 
     Args:
-        env: a vector environment; this object owns it from now on.
+        env: a vector environment; this object owns it from now on. One with a true `hands_over`
+            gives new arrays at every step and never writes into them again: they are not copied.
         env_id: to record and to name in errors.
         kwargs: what it was made with, to record.
         max_episode_steps: the environment's time limit, to record; 0 where it has none.
@@ -74,6 +75,7 @@ class VectorEnv:
         )
         self._mode, self._masked = foreign.reset_mode(env, env_id, masked_reset)
         self._own = env if isinstance(env, SlotVector) else None
+        self._hands_over = bool(getattr(env, "hands_over", False))
         self._mask_is_proven = self._own is not None or foreign.gymnasiums_own(env)
         self._failures = Failures(clock)
         self._slots = range(self.num_envs)
@@ -366,7 +368,8 @@ class VectorEnv:
         self, batch: Any, faults: dict[int, str], slots: Sequence[int] | None = None
     ) -> Observation:
         try:
-            return self._encoder.encode(batch, self._slots if slots is None else slots, faults)
+            slots = self._slots if slots is None else slots
+            return self._encoder.encode(batch, slots, faults, hands_over=self._hands_over)
         except RuntimeError as error:
             raise EnvError(f"environment {self.spec.id}: {error}: mend its spaces") from error
 
