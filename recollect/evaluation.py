@@ -12,8 +12,8 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from recollect import __version__, presets
 from recollect.envs import registry
 from recollect.envs.spaces import Encoder, first_action
+from recollect.machine import threads
 from recollect.run.folder import RunFolder, write_atomic
-from recollect.run.machine import threads
 from recollect.types import Array, ConfigError, EnvSpec, Observation
 
 WHICH = ("last", "best")

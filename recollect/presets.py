@@ -12,10 +12,13 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from recollect.agents import r2d2
+from recollect.machine import free_memory, gpu, processors
 from recollect.program import Program
 from recollect.types import MOST_WHOLE, ConfigError, EnvSpec, check_kinds, shown
 
 Preset = Callable[[EnvSpec, int | None], tuple[Any, int]]
+SHARE_OF_MEMORY = 0.4
+"""Of what is free, that replay may take where a preset decides."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,50 @@ class Agent:
 
 
 def paper(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
-    """The paper's settings, whatever the machine; 10 billion frames as for DMLab (section 2.3)."""
-    return r2d2.R2D2Config(), steps or 10_000_000_000 // 4
+    """The paper's settings, whatever the machine; 10 billion frames as for DMLab (section 2.3).
+
+    Grey images are seen four at once, as Atari's in the paper, coloured ones singly, as DMLab's.
+    """
+    grey = any(spec.image and len(spec.shape) == 2 for spec in env.observation.values())
+    return r2d2.R2D2Config(frame_stack=4 if grey else 1), steps or 10_000_000_000 // 4
+
+
+def plus(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
+    """R2D2+ of the paper's section 4.1, for DMLab: residual torso, asymmetric clipping."""
+    config, steps = paper(env, steps)
+    return replace(
+        config, torso="impala", rewards="asymmetric", target_period=400, batch_size=32
+    ), steps
+
+
+def fitted(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
+    """The paper's network and lengths, with slots, batch and replay that the machine can carry.
+
+    16 slots for each processor, at most the paper's 256; without a GPU batches of 8 windows; replay
+    of the paper's size, or what certainly fits into 40% of the memory that is free.
+    """
+    from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD
+
+    config, steps = paper(env, steps or 50_000_000)
+    per_step = sum(spec.nbytes for spec in env.observation.values()) * (1 + 3 / config.period)
+    per_step += (8 * config.hidden + BLOCK_OVERHEAD + ITEM_OVERHEAD) / config.period + 64
+    room = int(SHARE_OF_MEMORY * (free_memory() or 8e9) / per_step)
+    return replace(
+        config,
+        actors=min(config.actors, 16 * processors()),
+        batch_size=config.batch_size if gpu() else 8,
+        replay_steps=min(config.replay_steps, room // 100_000 * 100_000 or room),
+        codec="zstd" if env.id.rpartition(":")[2].startswith("ALE/") else "none",
+    ), steps
 
 
 def small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
-    """For vector observations on a processor: learns in seconds to minutes on one core.
+    """What learns something in seconds to an hour on two cores.
 
     The learning rate falls to 0 over the run, however long it is.
     """
+    if env.has_images:
+        return small_images(env, steps)
     steps = steps or 160_000
     return r2d2.R2D2Config(
         actors=16,
@@ -71,10 +109,40 @@ def small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     ), steps
 
 
+def small_images(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
+    """`small` for images: short windows and a smaller network, learning from each step 6 times."""
+    steps = steps or 600_000
+    config, _ = fitted(env, steps)
+    return replace(
+        config,
+        actors=32,
+        refresh_period=20,
+        burn_in=8,
+        trace_length=24,
+        period=12,
+        n_step=3,
+        replay_steps=min(300_000, config.replay_steps),
+        min_replay_steps=10_000,
+        replay_ratio=6.0,
+        priority_exponent=0.6,
+        importance_exponent=0.4,
+        batch_size=32,
+        learning_rate=3e-4,
+        decay_steps=steps,
+        adam_epsilon=1e-5,
+        gamma=0.99,
+        target_period=500,
+        publish_period=4,
+        pre_core=256,
+        hidden=256,
+        head_hidden=256,
+    ), steps
+
+
 def drqn_paper(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     """DRQN (Hausknecht and Stone 2015): zero state, 10 steps, uniform replay, plain Q-learning."""
     return replace(
-        r2d2.R2D2Config(),
+        paper(env, steps)[0],
         actors=1,
         burn_in=0,
         trace_length=10,
@@ -111,7 +179,11 @@ def drqn_small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
 
 
 AGENTS: dict[str, Agent] = {
-    "r2d2": Agent(r2d2.program, r2d2.R2D2Config, {"paper": paper, "small": small}),
+    "r2d2": Agent(
+        r2d2.program,
+        r2d2.R2D2Config,
+        {"paper": paper, "plus": plus, "fitted": fitted, "small": small},
+    ),
     "drqn": Agent(r2d2.program, r2d2.R2D2Config, {"paper": drqn_paper, "small": drqn_small}),
 }
 
@@ -155,7 +227,7 @@ def resolve(name: str, preset: str, env: EnvSpec, env_steps: int | None = None) 
     """
     presets = agent(name).presets
     if preset == "auto":
-        return presets["small"](env, env_steps)
+        preset = "fitted" if env.has_images and "fitted" in presets else "small"
     if preset not in presets:
         raise nearest("preset", preset, [*presets, "auto"])
     return presets[preset](env, env_steps)

@@ -19,8 +19,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.envs import registry
 from recollect.envs.vector import VectorEnv
+from recollect.machine import threads
 from recollect.run.episode_picture import Played, draw, is_image
-from recollect.run.machine import threads
 from recollect.run.videos import SUFFIXES, Video, default_suffix
 from recollect.types import Array, ConfigError, EnvError, EnvSpec, NotFiniteError, VectorStep
 

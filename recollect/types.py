@@ -221,6 +221,11 @@ class EnvSpec:
     action: ActionSpec
     max_episode_steps: int = 0
 
+    @property
+    def has_images(self) -> bool:
+        """Whether an observation has an image in it, which is worth convolutions."""
+        return any(spec.image for spec in self.observation.values())
+
 
 @dataclass(frozen=True)
 class Buffers:

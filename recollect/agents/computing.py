@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from recollect.agents.running import Running
+from recollect.machine import processors
 from recollect.types import ConfigError, EnvSpec
 
 
@@ -41,7 +42,7 @@ def learner(config: Running, env_spec: EnvSpec) -> Compute:
         ConfigError: a GPU is asked for and there is none.
     """
     device = _device("device", config.device, env_spec)
-    fast = has_images(env_spec) and (device == "cuda" or _has_amx())
+    fast = env_spec.has_images and (device == "cuda" or _has_amx())
     return Compute(device, config.dtype == "bfloat16" or (config.dtype == "auto" and fast))
 
 
@@ -66,12 +67,7 @@ def threads(config: Running, env_spec: EnvSpec) -> int:
         return config.threads
     if asked := os.environ.get("OMP_NUM_THREADS", ""):
         return int(asked) if asked.isdigit() and int(asked) else 1
-    return len(os.sched_getaffinity(0)) if has_images(env_spec) else 1
-
-
-def has_images(env_spec: EnvSpec) -> bool:
-    """Whether an observation has an image in it that is worth convolutions."""
-    return any(spec.image for spec in env_spec.observation.values())
+    return processors() if env_spec.has_images else 1
 
 
 def _device(name: str, wanted: str, env_spec: EnvSpec) -> str:
@@ -82,7 +78,7 @@ def _device(name: str, wanted: str, env_spec: EnvSpec) -> str:
             "install a build of torch for this machine's GPU"
         )
     if wanted == "auto":
-        return "cuda" if there and has_images(env_spec) else "cpu"
+        return "cuda" if there and env_spec.has_images else "cpu"
     return wanted
 
 

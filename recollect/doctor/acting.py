@@ -18,7 +18,7 @@ from recollect.doctor.sheet import Budget, Sheet
 from recollect.doctor.speed import milliseconds, round_off
 from recollect.doctor.trained import Trained
 from recollect.envs import registry
-from recollect.run.machine import threads
+from recollect.machine import threads
 from recollect.run.progress import duration
 
 STEPS, SLOTS = 12, 4

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recollect import __version__
 from recollect.doctor.sheet import Sheet
-from recollect.run.machine import free_memory
+from recollect.machine import free_memory
 from recollect.run.progress import size
 
 CGROUP = Path("/sys/fs/cgroup")

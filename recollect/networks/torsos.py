@@ -159,7 +159,7 @@ class Nature(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] bytes to [N, output_size] features."""
         for layer in self.layers:
-            x = torch.relu(layer(x))
+            x = layer(x).relu_()
         return x.flatten(1)
 
 
@@ -186,7 +186,7 @@ class Small(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] bytes to [N, output_size] features."""
         for layer in self.layers:
-            x = torch.relu(layer(x))
+            x = layer(x).relu_()
         return x.flatten(1)
 
 

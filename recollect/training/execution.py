@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recollect import presets
+from recollect.machine import free_memory, keep_memory, threads
 from recollect.run.folder import RunFolder, default_run_dir
 from recollect.run.lock import RunLock
-from recollect.run.machine import free_memory, keep_memory, threads
 from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
 from recollect.training.job import MAY_CHANGE, Job, prepare
@@ -172,7 +172,7 @@ def _computing(job: Job) -> Iterator[None]:
     """Threads and memory as the job wants them."""
     from recollect.agents import computing
 
-    if computing.has_images(job.env):
+    if job.env.has_images:
         keep_memory()
     with threads(computing.threads(job.config, job.env)):
         yield

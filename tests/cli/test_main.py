@@ -40,7 +40,7 @@ WRONG = [
     ([*TRAIN, "--n-step", "abc"], "--n-step: wanted a whole number, got 'abc'"),
     ([*TRAIN, "--n-step", "100"], "--n-step 100 is longer than --trace-length 40: ..."),
     ([*TRAIN, "--gamma", "1.5"], "gamma must ..."),
-    ([*TRAIN, "--rewards", "rescaledd"], "--rewards: wanted rescaled or clipped or raw, got ..."),
+    ([*TRAIN, "--rewards", "rescaledd"], "--rewards: wanted rescaled or clipped or ..."),
     ([*TRAIN, "--torso-sizes", "64", "x"], "--torso-sizes: wanted whole numbers, ..."),
     ([*TRAIN, "--prioritized", "maybe"], "--prioritized: wanted True or False, got 'maybe'"),
     ([*TRAIN, "--preset", "papr"], "unknown preset papr: did you mean paper?"),

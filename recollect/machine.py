@@ -21,6 +21,16 @@ def free_memory() -> int | None:
     return None
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu() -> bool:
+    """Whether there is a GPU that CUDA uses, found out without loading torch."""
+    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+
+
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[None]:
     """Let torch compute on so many threads inside. Sums are split the same way on every machine."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recollect.run import machine
+from recollect import machine
 
 
 def test_free_memory_is_less_than_there_is() -> None:
@@ -55,7 +55,7 @@ def test_threads_are_as_many_inside_as_said_and_as_before_after() -> None:
 def test_memory_that_was_freed_is_kept() -> None:
     """In a process of its own, since it lasts: a large array comes from where one was before."""
     program = (
-        "import numpy as np; from recollect.run import machine; machine.keep_memory()\n"
+        "import numpy as np; from recollect import machine; machine.keep_memory()\n"
         "at = lambda: np.ones(10**8, np.uint8).ctypes.data\n"
         "print(len({at() for _ in range(5)}), resource.getrusage(0).ru_minflt)"
     ).replace("import numpy", "import resource, numpy")
