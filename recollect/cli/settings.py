@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from recollect.cli import lazy
-from recollect.cli.words import Option, whole
+from recollect.cli.words import Option, nbytes, whole
 from recollect.types import ConfigError
 
 GROUPS = {
@@ -92,6 +92,9 @@ def read(name: str, given: str | Sequence[str], config: type) -> Any:
         return ()
     if kind is bool:
         words = [word.capitalize() if word.lower() in _YES_NO else word for word in words]
+    if name.endswith("_bytes"):
+        with contextlib.suppress(Exception):
+            words = [str(nbytes(" ".join(words)))]
     if kind is int or _many(kind):
         with contextlib.suppress(Exception):  # 1e6 is a whole number too; tyro says what is none
             words = [str(whole(word)) for word in words]
@@ -107,7 +110,8 @@ def read(name: str, given: str | Sequence[str], config: type) -> Any:
             value = tyro.cli(kind, args=words, config=(tyro.conf.FlagConversionOff,))
     except SystemExit:
         flag, got = "--" + name.replace("_", "-"), " ".join(words)
-        raise ConfigError(f"{flag}: wanted {_wanted(kind)}, got {got!r}") from None
+        wanted = "bytes, such as 4GB" if name.endswith("_bytes") else _wanted(kind)
+        raise ConfigError(f"{flag}: wanted {wanted}, got {got!r}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"--{name.replace('_', '-')}: wanted a finite number, got {value}")
     return value

@@ -197,6 +197,17 @@ def whole(word: str) -> int:
     return int(value)
 
 
+def nbytes(word: str) -> int:
+    """Bytes: a whole number, alone or of kB, MB, GB, TB (1000s) or KiB, MiB, GiB, TiB (1024s)."""
+    found = re.fullmatch(r"([\d_.]+) ?([kKMGT])(i?)B", word.strip())
+    if found is None:
+        return whole(word.strip().removesuffix("B"))
+    value = float(found[1]) * (1024 if found[3] else 1000) ** "_KMGT".index(found[2].upper())
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"wanted bytes, such as 4GB, got {word!r}")
+    return int(value)
+
+
 def number(word: str) -> float:
     """A finite number."""
     try:

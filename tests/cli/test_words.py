@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -152,3 +153,26 @@ def test_a_help_page_fits_the_terminal(
         assert option.help in page
     assert "--[no-]prioritized" in page
     assert page.count("word") == 60
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("4GB", 4 * 1000**3),
+        ("1.5 MB", 1_500_000),
+        ("2GiB", 2 * 1024**3),
+        ("64kB", 64_000),
+        ("64KiB", 65_536),
+        ("123", 123),
+        ("1e6", 10**6),
+        ("100B", 100),
+    ],
+)
+def test_bytes_are_read_as_people_write_them(word: str, value: int) -> None:
+    assert words.nbytes(word) == value
+
+
+@pytest.mark.parametrize("word", ["", "GB", "4XB", "1.2345kB", "-", "4.5B", "four GB"])
+def test_what_are_no_bytes_is_refused(word: str) -> None:
+    with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+        words.nbytes(word)
