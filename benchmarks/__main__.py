@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import importlib
 import sys
 
-NAMES = ("overhead", "learn", "saving")
+NAMES = ("learner", "acting", "overhead", "learn", "saving")
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,17 @@ import numpy as np
 STEPS_OF_EPISODE = 400
 
 
-def fill(replay: Any, steps: int) -> int:
-    """Insert random episodes of 400 steps until so many steps are held; how many blocks that is."""
+def fill(replay: Any, *, steps: float = inf, nbytes: float = inf) -> int:
+    """Insert random episodes until so many steps or bytes were; how many blocks that is."""
     from recollect.replay.blocks import Block
     from recollect.replay.episodes import Item
 
     spec, windows = replay._spec, replay._windows
     rng = np.random.default_rng(1)
     state_rows, context = len(spec.state_offsets), spec.context
-    blocks, held = 0, replay.steps
+    blocks = held = room = 0
     uid = 1 << 60  # the actors' are below
-    while held < steps:
+    while held < steps and room < nbytes:
         uid, known, window = uid + 1, 0, 0
         for index in range(STEPS_OF_EPISODE // spec.period):
             known += spec.period
@@ -30,7 +31,7 @@ def fill(replay: Any, steps: int) -> int:
                 uid,
                 index,
                 {
-                    key: rng.integers(0, 256, (rows, *each.shape)).astype(each.dtype)
+                    key: rng.integers(0, 256, (rows, *each.shape), np.uint8).astype(each.dtype)
                     for key, each in spec.observation.items()
                 },
                 rng.integers(0, 2, spec.period),
@@ -50,6 +51,6 @@ def fill(replay: Any, steps: int) -> int:
                 )
                 window += 1
             replay.insert([block], items)
-            blocks, held = blocks + 1, held + spec.period
+            blocks, held, room = blocks + 1, held + block.steps, room + block.nbytes
     replay._limiter.restart_surplus()  # what nobody lived need not be learned from
     return blocks

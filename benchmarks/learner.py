@@ -41,7 +41,7 @@ def work(burn_in: int, learned: int) -> float:
 def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Median seconds of each call, taken in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for name, call in calls.items():
+    for call in calls.values():
         call()
     for _ in range(rounds):
         for name, call in calls.items():
@@ -51,9 +51,9 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, f
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def learner(dtype: str) -> tuple[Any, Any]:
+def learner(dtype: Any) -> tuple[Any, Any]:
     """A learner of the paper's network on random images, and its replay."""
-    from recollect.agents import r2d2, wiring
+    from recollect.agents import computing, r2d2, wiring
     from recollect.parameters import Parameters
 
     config = r2d2.R2D2Config(
@@ -63,8 +63,8 @@ def learner(dtype: str) -> tuple[Any, Any]:
     make = lambda: wiring.q_network(config, ATARI, 0)  # noqa: E731
     spec = wiring.block_spec(config, ATARI, make().state_size)
     replay = wiring.make_replay(config, spec)
-    fill(replay, 5_000)
-    compute = r2d2.computing.learner(config, ATARI)
+    fill(replay, steps=5_000)
+    compute = computing.learner(config, ATARI)
     return r2d2.Learner(config, replay, Parameters(), make, 0, compute), replay
 
 

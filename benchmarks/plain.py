@@ -52,7 +52,7 @@ class Step:
         self.adam = torch.optim.Adam(self.net.parameters(), 1e-4, eps=1e-3)
 
     def __call__(self, frames: Tensor, action: Tensor, reward: Tensor, weights: Tensor) -> Tensor:
-        """Learn from frames [T + 4, B, 84, 84], action and reward [T + 1, B]; the priorities [B]."""
+        """Learn from frames [T + 4, B, 84, 84], action and reward [T + 1, B]; priorities [B]."""
         stacks = torch.stack([frames[k : k + len(action)] for k in range(4)], 2)
         zero = torch.zeros(1, action.shape[1], 512)
         q = []

@@ -22,11 +22,11 @@ import torch
 from gymnasium.envs.registration import register
 
 from benchmarks import Result
+from benchmarks.filling import STEPS_OF_EPISODE, fill
 from recollect.types import EnvSpec
 
 REPLAY_BYTES = 1_000_000_000
 SECONDS = 60.0
-STEPS_OF_EPISODE = 400
 SECONDS_OF_STEP = 0.002  # or a minute would replace all images that are there
 
 
@@ -89,52 +89,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def fill(replay: Any) -> int:
-    """Insert random episodes until REPLAY_BYTES are held; how many blocks there are."""
-    from recollect.replay.blocks import Block
-    from recollect.replay.episodes import Item
-
-    spec, windows = replay._spec, replay._windows
-    rng = np.random.default_rng(1)
-    state_rows = len(spec.state_offsets)
-    blocks = held = 0
-    uid = 1 << 60  # the actors' are below
-    while held < REPLAY_BYTES:
-        uid, known, window = uid + 1, 0, 0
-        for index in range(STEPS_OF_EPISODE // spec.period):
-            known += spec.period
-            last = known == STEPS_OF_EPISODE
-            rows = spec.period + last
-            block = Block.build(
-                spec,
-                uid,
-                index,
-                {
-                    key: rng.integers(0, 2, (rows, *each.shape)).astype(each.dtype)
-                    for key, each in spec.observation.items()
-                },
-                rng.integers(0, 2, spec.period),
-                np.ones(spec.period, np.float32),
-                np.full(spec.period, 0.0 if last else 1.0, np.float32),
-                np.zeros((state_rows, spec.state_size), np.float32),
-                0,
-                0.0,
-                last,
-            )
-            items = []
-            while windows.ready(window, known, last):
-                each = windows.window(window, known)
-                priority = float(rng.random())
-                items.append(
-                    Item(uid, each.start, each.prefix, each.learned, each.tail, priority, 0)
-                )
-                window += 1
-            replay.insert([block], items)
-            blocks, held = blocks + 1, held + block.nbytes
-    replay._limiter.restart_surplus()  # what nobody lived need not be learned from
-    return blocks
-
-
 def one(name: str, folder: Path) -> Iterator[Result]:
     """Two saves of one run, a minute apart."""
     from recollect import presets, training
@@ -164,7 +118,7 @@ def one(name: str, folder: Path) -> Iterator[Result]:
         stop = Stop()
         run = RunFolder.create(folder, job.as_dict())
         at = Training(job, run, program, progress, stop, None, None)
-        blocks = fill(at._runtime.parts["replay"])
+        blocks = fill(at._runtime.parts["replay"], nbytes=REPLAY_BYTES)
         account, checkpoints = at._saves, at._saves._checkpoints
         account._begun = time.perf_counter()
         looks: list[tuple[float, bool]] = []

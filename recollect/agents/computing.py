@@ -57,6 +57,16 @@ def actor(config: Running, env_spec: EnvSpec) -> Compute:
     return Compute(_device("actor_device", config.actor_device, env_spec))
 
 
+def told(config: Running, env_spec: EnvSpec) -> str:
+    """One line on what all this comes to."""
+    learns, acts = learner(config, env_spec), actor(config, env_spec)
+    number = threads(config, env_spec)
+    where = {"cpu": f"the processor, {number} thread{'s' * (number > 1)}", "cuda": "a GPU"}
+    numbers = "bfloat16 (sums in float32)" if learns.bfloat16 else "float32"
+    line = f"learning on {where[learns.device]}, in {numbers}"
+    return line + f"; acting on {where[acts.device]}, in float32"
+
+
 def threads(config: Running, env_spec: EnvSpec) -> int:
     """Threads that torch computes on.
 
@@ -65,7 +75,7 @@ def threads(config: Running, env_spec: EnvSpec) -> int:
     """
     if config.threads:
         return config.threads
-    if asked := os.environ.get("OMP_NUM_THREADS", ""):
+    if asked := os.environ.get("OMP_NUM_THREADS"):
         return int(asked) if asked.isdigit() and int(asked) else 1
     return processors() if env_spec.has_images else 1
 

@@ -148,14 +148,19 @@ def load_network(name: str) -> Callable[[EnvSpec, Any], Any]:
 
 
 def make_policy(
-    config: Any, make_network: NetworkFactory, env_spec: EnvSpec, first_slot: int = 0
+    config: Any,
+    make_network: NetworkFactory,
+    env_spec: EnvSpec,
+    first_slot: int = 0,
+    slots: int = 1,
 ) -> Policy:
-    """A policy of the agent's network."""
+    """A policy of the agent's network, for so many slots from the first."""
     from recollect.agents import computing
     from recollect.agents.policy import Policy
 
     compute = computing.actor(config, env_spec)
-    return Policy(make_network(), env_spec, first_slot, config.frame_stack, compute)
+    rows = Policy.ROWS if slots < 2 * Policy.ROWS else 2 * Policy.ROWS
+    return Policy(make_network(), env_spec, first_slot, config.frame_stack, compute, rows)
 
 
 def block_spec(config: Any, env_spec: EnvSpec, state_size: int) -> BlockSpec:
@@ -171,6 +176,7 @@ def block_spec(config: Any, env_spec: EnvSpec, state_size: int) -> BlockSpec:
         period=config.period,
         state_offsets=offsets,
         stack=config.frame_stack,
+        codec=config.codec,
     )
 
 
@@ -253,7 +259,7 @@ def make_actor(
     from recollect.maths import exploration
 
     slots = np.array_split(np.arange(config.actors), config.actor_processes)[process]
-    policy = make_policy(config, make_network, env_spec, int(slots[0]))
+    policy = make_policy(config, make_network, env_spec, int(slots[0]), len(slots))
     ladder = exploration.epsilon_ladder(config.actors, config.epsilon_base, config.epsilon_alpha)
     return Actor(
         policy=policy,

@@ -102,7 +102,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
     with RunLock(path), _stop(verbose) as stop, _computing(job):
         RunFolder(path).refuse_if_taken()
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
-        said = [*_differences(job), _check_memory(job, program.replay_bytes)]
+        said = [*_differences(job), *_told(job), _check_memory(job, program.replay_bytes)]
         start = _start(job, program, said)
         folder = RunFolder.create(path, job.as_dict())
         return _carry_on(job, folder, program, None, start, verbose, stop, said)
@@ -153,7 +153,7 @@ def resume(
             _refuse_changes(found.meta.get("job"), job, found.path)
             _refuse_if_finished(folder, job, found.env_steps)
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
-        said.append(_check_memory(job, program.replay_bytes))
+        said += [*_told(job), _check_memory(job, program.replay_bytes)]
         start = None
         if found is None:
             start = _start(job, program, said)
@@ -285,6 +285,16 @@ def _differences(job: Job) -> list[str]:
     return [textwrap.fill(text, 100)]
 
 
+def _told(job: Job) -> list[str]:
+    """What the environment was made with, and what is computed on."""
+    from recollect.agents import computing
+    from recollect.envs import registry
+
+    options = registry.options_line(job.env)
+    lines = [textwrap.fill(options, 100)] if options else []
+    return [*lines, computing.told(job.config, job.env)] if job.env.has_images else lines
+
+
 def _check_memory(job: Job, need: int) -> str:
     """One line on what replay needs; ConfigError if the machine has less than that free."""
     free = free_memory()
@@ -296,9 +306,10 @@ def _check_memory(job: Job, need: int) -> str:
             f"replay of {asked} needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: "
             "lower replay_steps, or set replay_bytes"
         )
+    packed = ", less as they are packed" if job.config.codec != "none" else ""
     if job.config.replay_bytes:
         return f"replay: at most {size(need)}"
-    return f"replay: {asked} need {size(need)}, more where episodes are short"
+    return f"replay: {asked} need {size(need)}{packed}, more where episodes are short"
 
 
 def _warn_if_nothing_can_be_learned(job: Job) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recollect.agents import computing
 from recollect.agents.evaluating import InterruptedEvaluation, evaluate_on
 from recollect.agents.learning import named_arrays
 from recollect.envs import calls
@@ -324,7 +325,7 @@ class Training:
                 "next_row": self._next_row,
                 "seconds": begin - self._started,
                 "job": self.job.as_dict(),
-                "arithmetic": _arithmetic(),
+                "arithmetic": _arithmetic(self.job),
             },
         }
         self._saves.taken(begin)
@@ -333,7 +334,7 @@ class Training:
     def _restore(self, found: Checkpoint) -> Mapping[str, Any]:
         """Put everything where it was; the checkpoint's meta."""
         assert found.state is not None  # it was looked for as a whole one
-        before, now = found.meta.get("arithmetic"), _arithmetic()
+        before, now = found.meta.get("arithmetic"), _arithmetic(self.job)
         if before != now:
             self._progress.line(
                 f"this run was computed with {before} and goes on with {now}: from here on it is "
@@ -355,6 +356,11 @@ class Training:
             ) from error
 
 
-def _arithmetic() -> str:
+def _arithmetic(job: Job) -> str:
     """What sums may depend on, beside what is computed."""
-    return f"torch {torch.__version__} on {torch.get_num_threads()} threads"
+    learns = computing.learner(job.config, job.env)
+    numbers = "bfloat16 " * learns.bfloat16
+    return (
+        f"torch {torch.__version__} on {learns.device} in {numbers or 'float32 '}"
+        f"on {torch.get_num_threads()} threads"
+    )

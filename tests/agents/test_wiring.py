@@ -136,12 +136,21 @@ def test_blocks_carry_the_states_that_windows_need_or_all() -> None:
 # -- actors ----------------------------------------------------------------------------------------
 
 
+class Told:
+    """What a policy is made from."""
+
+    ROWS = 16
+
+    def __init__(self, *told: Any) -> None:
+        self.network, self.told = told[0], told
+
+
 def told(
     config: R2D2Config, process: int, monkeypatch: pytest.MonkeyPatch, longest: int = 30
 ) -> SimpleNamespace:
     """All that `make_actor` tells the actor of this process, and its policy."""
     monkeypatch.setattr(acting, "Actor", SimpleNamespace)
-    monkeypatch.setattr(policy, "Policy", lambda *told: SimpleNamespace(network=told[0], told=told))
+    monkeypatch.setattr(policy, "Policy", Told)
     make = partial(Counter, spec(longest))
     actor: Any = wiring.make_actor(
         config, spec(longest), 3, process, make, None, replay="replay", parameters="parameters"
