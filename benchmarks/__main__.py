@@ -11,7 +11,7 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("overhead", "learn", "saving")
+NAMES = ("overhead", "learn", "saving", "tree", "sequences")
 
 
 def main() -> int:

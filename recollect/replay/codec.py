@@ -34,7 +34,7 @@ _local = _Local()
 
 def pack(raw: Array) -> Array:
     """[n] uint8 packed, or `raw` [N] itself where that would not be smaller: so n = N says raw."""
-    packed = _local.compressor.compress(memoryview(raw))
+    packed = _local.compressor.compress(raw.data)
     if len(packed) >= len(raw):
         return raw
     return np.array(np.frombuffer(packed, np.uint8))
@@ -49,7 +49,7 @@ def unpack(packed: Array, nbytes: int) -> Array:
     """
     try:
         _check_size(packed, nbytes)
-        raw = _local.decompressor.decompress(memoryview(packed), allow_extra_data=False)
+        raw = _local.decompressor.decompress(packed.data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise _damaged(nbytes, error) from error
     return np.frombuffer(raw, np.uint8)
@@ -63,7 +63,7 @@ def unpack_into(packed: Array, out: Array) -> None:
     """
     try:
         _check_size(packed, len(out))
-        written = _local.decompressor.stream_reader(memoryview(packed)).readinto(memoryview(out))
+        written = _local.decompressor.stream_reader(packed.data).readinto(out.data)
     except zstandard.ZstdError as error:
         raise _damaged(len(out), error) from error
     if written != len(out):
@@ -79,7 +79,7 @@ def scratch(nbytes: int) -> Array:
 
 def _check_size(packed: Array, nbytes: int) -> None:
     """What a frame says of itself is what zstd would allocate: so it is read before."""
-    said = zstandard.frame_content_size(memoryview(packed))
+    said = zstandard.frame_content_size(packed.data)
     if said != nbytes:
         raise zstandard.ZstdError(f"it says {said}" if said >= 0 else "it does not say how many")
 
