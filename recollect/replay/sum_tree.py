@@ -87,9 +87,13 @@ def _set(tree, starts, widths, leaves, values):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit([types.int64(_FLOATS, _INTS, _GIVEN_FLOATS, _INTS)], cache=True, nogil=True)
-def _find(tree, starts, uniforms, entries):  # type: ignore[no-untyped-def]
-    """Write the leaves found to `entries`. -1, or the place of the first bad argument."""
+@njit([types.int64(_FLOATS, _INTS, _GIVEN_FLOATS, _INTS, _FLOATS)], cache=True, nogil=True)
+def _find(tree, starts, uniforms, entries, values):  # type: ignore[no-untyped-def]
+    """Write the leaves found to `entries`, and theirs to `values`.
+
+    Returns:
+        -1, or the place of the first bad argument.
+    """
     n = uniforms.shape[0]
     targets = np.empty(n + 1, np.float64)
     for i in range(n):
@@ -97,6 +101,7 @@ def _find(tree, starts, uniforms, entries):  # type: ignore[no-untyped-def]
             return i
         targets[i] = uniforms[i] * tree[0]
         entries[i] = 0
+        values[i] = tree[0]
     depth = starts.shape[0] - 1
     for level in range(1, depth + 1):
         if level == depth:
@@ -145,6 +150,8 @@ def _find(tree, starts, uniforms, entries):  # type: ignore[no-untyped-def]
                 )
                 targets[i] = target - passed
             entries[i] = entries[i] * 16 + child
+            if level == depth:
+                values[i] = tree[start + child]
     return -1
 
 
@@ -230,14 +237,22 @@ class SumTree:
             ValueError: if a uniform is outside [0, 1).
             RuntimeError: if all leaves are 0.
         """
+        return self.find_with_values(uniforms)[0]
+
+    def find_with_values(self, uniforms: Array) -> tuple[Array, Array]:
+        """What `find` gives, and the values [n] of these leaves: `get` would visit them again.
+
+        Raises:
+            ValueError, RuntimeError: as `find`.
+        """
         uniforms = _floats("uniforms", uniforms)
         if not self._tree[0] > 0.0:
             raise RuntimeError("nothing to find: all leaves are 0; set one first")
-        found = np.empty(uniforms.shape, np.int64)
-        bad = _find(self._tree, self._starts, uniforms, found)
+        found, values = np.empty(uniforms.shape, np.int64), np.empty(uniforms.shape, np.float64)
+        bad = _find(self._tree, self._starts, uniforms, found, values)
         if bad >= 0:
             raise ValueError(f"a uniform must be in [0, 1), not {uniforms[bad]}")
-        return found
+        return found, values
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` leaves; those there keep their values, the new ones are 0.
