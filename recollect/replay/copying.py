@@ -83,7 +83,7 @@ def _fence(typing_context):  # type: ignore[no-untyped-def]
 
 
 # As compiled code calls them.
-_copy_bytes: Any = _memcpy  # (target, source, count)
+copy_bytes: Any = _memcpy  # (target, source, count)
 _set_bytes: Any = _memset  # (target, count, byte)
 _copy_line: Any = _stream_line  # (target, source)
 _wait: Any = _fence  # ()
@@ -96,11 +96,11 @@ _CELLS = types.Array(types.int64, 3, "C", readonly=True)
 def _stream(target, source, size):  # type: ignore[no-untyped-def]
     """Copy `size` bytes; whole cache lines without reading what they replace."""
     done = min(-target & 63, size)
-    _copy_bytes(target, source, done)
+    copy_bytes(target, source, done)
     while done + 64 <= size:
         _copy_line(target + done, source + done)
         done += 64
-    _copy_bytes(target + done, source + done, size - done)
+    copy_bytes(target + done, source + done, size - done)
 
 
 @njit([types.boolean(_INTS[2], _CELLS, types.int64, types.int64)], cache=True, nogil=True)
@@ -181,15 +181,15 @@ def copy_pieces(targets, cells, pieces, held, offsets, which):  # type: ignore[n
         # With a constant size a copy is one load and one store.
         if size == stride:
             for i in range(n):
-                _copy_bytes(places[i], sources[i], runs[i] * size)
+                copy_bytes(places[i], sources[i], runs[i] * size)
         elif size == 4:
             for i in range(n):
                 for t in range(runs[i]):
-                    _copy_bytes(places[i] + t * stride, sources[i] + t * 4, 4)
+                    copy_bytes(places[i] + t * stride, sources[i] + t * 4, 4)
         elif size == 8:
             for i in range(n):
                 for t in range(runs[i]):
-                    _copy_bytes(places[i] + t * stride, sources[i] + t * 8, 8)
+                    copy_bytes(places[i] + t * stride, sources[i] + t * 8, 8)
         elif targets[f, STREAM]:
             for t in range(longest):
                 for i in range(n):
@@ -200,5 +200,5 @@ def copy_pieces(targets, cells, pieces, held, offsets, which):  # type: ignore[n
             for t in range(longest):
                 for i in range(n):
                     if t < runs[i]:
-                        _copy_bytes(places[i] + t * stride, sources[i] + t * size, size)
+                        copy_bytes(places[i] + t * stride, sources[i] + t * size, size)
     return True

@@ -14,10 +14,50 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit, types
 
 from recollect import states
+from recollect.replay.copying import copy_bytes
+from recollect.replay.memory import address
 from recollect.replay.store import Sampler
 from recollect.types import Array, ArraySpec, ConfigError, Metrics
+
+_INTS = types.Array(types.int64, 1, "C")
+_GIVEN_INTS = types.Array(types.int64, 1, "A", readonly=True)
+_INT = types.int64
+
+
+@njit(
+    [types.void(_INT, _INT, _GIVEN_INTS, types.Array(types.uint8, 2, "C"))], cache=True, nogil=True
+)
+def _take(source, stride, slots, out):  # type: ignore[no-untyped-def]
+    """Copy to out[i] from address `source` + slots[i] * stride on."""
+    target, size = out.ctypes.data, out.shape[1]
+    for i in range(len(slots)):
+        copy_bytes(target + i * size, source + slots[i] * stride, size)
+
+
+@njit([types.void(_GIVEN_INTS, _INT, _INT, _INTS)], cache=True, nogil=True)
+def _number(slots, following, capacity, uids):  # type: ignore[no-untyped-def]
+    """The uids of the rows in these slots, where `following` is that of the row to come."""
+    turn = following - following % capacity
+    for i in range(len(slots)):
+        before = turn + slots[i] >= following  # it is of the ring's turn before
+        uids[i] = turn + slots[i] - before * capacity
+
+
+@njit([_INT(_GIVEN_INTS, _INT, _INT, _INTS)], cache=True, nogil=True)
+def _locate(uids, following, capacity, slots):  # type: ignore[no-untyped-def]
+    """The slots of the rows of these uids, -1 for those that have gone; how many these are."""
+    gone = 0
+    turn = following - following % capacity
+    for i in range(len(uids)):
+        slot = uids[i] - turn
+        slots[i] = slot if slot >= 0 else slot + capacity
+        if uids[i] < max(0, following - capacity) or uids[i] >= following:
+            slots[i] = -1
+            gone += 1
+    return gone
 
 
 @dataclass(frozen=True)
@@ -62,6 +102,8 @@ class Rows:
         # A row's fields lie side by side: drawing it is one wait for memory.
         layout = [(name, spec.dtype, spec.shape) for name, spec in fields.items()]
         self._rows = np.zeros(capacity, np.dtype(layout, align=True))
+        self._columns = {name: self._rows[name] for name in fields}  # views
+        self._places = {name: address(column) for name, column in self._columns.items()}
         self._sampler = sampler
         self._next_uid = 0
         self._stale_write_backs = 0
@@ -111,9 +153,9 @@ class Rows:
         begin = self._next_uid % self.capacity
         first = min(n, self.capacity - begin)  # the others go on at the ring's beginning
         for name in self._fields:
-            self._rows[name][begin : begin + first] = rows[name][:first]
+            self._columns[name][begin : begin + first] = rows[name][:first]
             if first < n:
-                self._rows[name][: n - first] = rows[name][first:]
+                self._columns[name][: n - first] = rows[name][first:]
         self._next_uid += n
         return uids
 
@@ -125,16 +167,14 @@ class Rows:
             RuntimeError: there is nothing to draw.
         """
         slots, probabilities = self._sampler.draw(uniforms)
-        drawn = np.take(self._rows, slots)
-        turn, place = divmod(self._next_uid, self.capacity)  # of the row to come
-        uids = slots + turn * self.capacity
-        uids -= self.capacity * (slots >= place)  # those are of the turn before
-        return RowBatch(
-            fields={name: np.ascontiguousarray(drawn[name]) for name in self._fields},
-            uids=uids,
-            probabilities=probabilities,
-            size=len(self),
-        )
+        uids = np.empty(len(slots), np.int64)
+        _number(slots, self._next_uid, self.capacity, uids)
+        fields = {}
+        for name, spec in self._fields.items():
+            taken = np.empty((len(slots), spec.nbytes), np.uint8)
+            _take(self._places[name], self._rows.itemsize, slots, taken)
+            fields[name] = taken.view(spec.dtype).reshape(len(slots), *spec.shape)
+        return RowBatch(fields, uids, probabilities, len(self))
 
     def update_priorities(self, uids: Array, priorities: Array) -> None:
         """Write back priorities [B] of rows drawn earlier; rows that have gone are counted.
@@ -148,12 +188,11 @@ class Rows:
             raise ValueError(
                 f"uids {uids.shape} and priorities {priorities.shape} must be [B] alike"
             )
-        there = (uids >= self._next_uid - len(self)) & (uids < self._next_uid)
-        stale = len(uids) - int(np.count_nonzero(there))
+        slots = np.empty(len(uids), np.int64)
+        stale = _locate(uids, self._next_uid, self.capacity, slots)
         if stale:
-            uids, priorities = uids[there], priorities[there]
-        slots = uids - self._next_uid // self.capacity * self.capacity
-        slots += self.capacity * (slots < 0)  # of the ring's turn before
+            there = slots >= 0
+            slots, priorities = slots[there], priorities[there]
         self._sampler.set(slots, priorities)
         self._stale_write_backs += stale
 
@@ -186,7 +225,7 @@ class Rows:
             "capacity": self.capacity,
             "next_uid": self._next_uid,
             "stale_write_backs": self._stale_write_backs,
-            "rows": {name: self._rows[name][: len(self)].copy() for name in self._fields},
+            "rows": {name: self._columns[name][: len(self)].copy() for name in self._fields},
             "sampler": self._sampler.state_dict(),
         }
 
@@ -214,5 +253,5 @@ class Rows:
         if not np.array_equal(self._sampler.slots(), np.arange(held)):
             raise ValueError("the saved sampler has other rows than there are: it is damaged")
         for name, rows in found.items():
-            self._rows[name][:held] = rows
+            self._columns[name][:held] = rows
         self._next_uid, self._stale_write_backs = next_uid, stale

@@ -228,7 +228,7 @@ def test_a_capacity_out_of_range_is_refused(capacity: int) -> None:
 def test_leaves_are_found_with_their_values(capacity: int) -> None:
     rng = np.random.default_rng(capacity)
     tree = SumTree(capacity)
-    tree.set(np.arange(capacity), np.floor(rng.random(capacity) * 3) + (capacity == 1))
+    tree.set(np.arange(capacity), np.floor(rng.random(capacity) * 3) + (capacity < 3))
     uniforms = np.append(rng.random(200), [0.0, np.nextafter(1.0, 0.0)])
     leaves, values = tree.find_with_values(uniforms)
     np.testing.assert_array_equal(leaves, tree.find(uniforms), strict=True)
