@@ -10,7 +10,7 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("learner", "acting", "overhead", "learn", "saving")
+NAMES = ("tree", "sequences", "learner", "acting", "overhead", "learn", "saving")
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """Batches: what was drawn, and the windows copied out of their blocks into arrays over time.
 
 `gather` reads a `Draw` and nothing else, which holds the blocks it needs: it may run in another
-thread, and whatever happens to the store in between the batch is the same.
+thread, and whatever happens to the store in between the batch is the same. How it copies is in
+`gathering`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recollect.replay.blocks import BlockSpec
-from recollect.replay.copying import copy_rows
+from recollect.replay.gathering import Copy
+from recollect.replay.memory import ALIGNMENT, PAGE, aligned_empty
 from recollect.replay.windows import Windows
-from recollect.types import Array, Observation
+from recollect.types import Array, ArraySpec, Observation
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Draw:
 class Batch:
     """B windows, time-major: T steps between T + 1 observations; columns as in `windows`.
 
-    Cells where nothing happened are zero, and previous actions there are none (-1 where discrete).
+    In memory the arrays over time lie as they are seen, or window by window: see `gather`. Cells
+    where nothing happened are zero, and previous actions there are none (-1 where discrete).
     For whole episodes T is the longest one's length.
 
     Attributes:
@@ -92,7 +95,15 @@ class Batch:
     version: Array
 
 
-def gather(spec: BlockSpec, windows: Windows, draw: Draw, out: Batch | None = None) -> Batch:
+def gather(
+    spec: BlockSpec,
+    windows: Windows,
+    draw: Draw,
+    out: Batch | None = None,
+    *,
+    batch_major: bool = False,
+    threads: int = 1,
+) -> Batch:
     """The batch that was drawn.
 
     Args:
@@ -101,50 +112,43 @@ def gather(spec: BlockSpec, windows: Windows, draw: Draw, out: Batch | None = No
         draw: what was drawn.
         out: an earlier batch of the same shape; its arrays over time, and its
             `recurrent_state`, are written again and returned.
+        batch_major: how a new batch's arrays over time lie in memory: each window in one piece,
+            [B, T, ...], and they are seen through their first two axes swapped; else as they are
+            seen. The numbers are the same. An `out` stays as it lies.
+        threads: that copy and unpack at once, this one included.
 
     Raises:
-        ValueError: `out` has other shapes.
+        ValueError: `out` has other shapes; a packed block is damaged.
     """
     batch = len(draw.slots)
     steps = draw.prefix + draw.learned + draw.tail
     length = int(steps.max()) if windows.trajectory else windows.steps
     if out is None:
-        out = _empty(spec, length, batch)
+        out = _empty(spec, length, batch, batch_major)
     elif out.mask.shape != (length, batch):
         raise ValueError(
             f"the batch to write to is {out.mask.shape} steps, ({length}, {batch}) are wanted"
         )
     column = windows.burn_in - draw.prefix  # of the first real step
     offset = (draw.start - draw.prefix) % spec.period  # of it, in its block
-
-    def copy(
-        array: Array, field: int, first: Array, count: Array, column: Array, fill: int = 0
-    ) -> None:
-        lead, closing = spec.fields[field].lead, spec.fields[field].closing
-        if not array.flags.c_contiguous or array.shape[1] != batch:
-            raise ValueError(f"an array to write to must be contiguous and hold {batch} windows")
-        rows = array.reshape(len(array), batch, -1).view(np.uint8)
-        source = (draw.pieces, draw.held, spec.offsets, field, lead, closing)
-        cells = (first, column, count, np.uint8(fill))
-        if rows.shape[2] != spec.row_bytes[field] or not copy_rows(rows, *source, *cells):
-            raise RuntimeError("a window and its blocks or its batch do not fit each other")
-
+    copy = Copy(spec, batch)
     keys = sorted(spec.observation)
     for field, key in enumerate(keys):
-        copy(out.observation[key], field, offset, steps + 1 + spec.context, column)
+        copy.add(out.observation[key], field, offset, steps + 1 + spec.context, column)
     field = len(keys)
     # Row 0 of actions and rewards is the one before the block: one row on is the step's own.
     # All bits of -1 are set, so it can be filled in byte by byte.
-    copy(out.previous_action, field, offset, steps + 1, column, spec.no_action & 0xFF)
-    copy(out.action, field, offset + 1, steps, column)
-    copy(out.previous_reward, field + 1, offset, steps + 1, column)
-    copy(out.reward, field + 1, offset + 1, steps, column)
-    copy(out.discount, field + 2, offset, steps, column)
+    copy.add(out.previous_action, field, offset, steps + 1, column, spec.no_action & 0xFF)
+    copy.add(out.action, field, offset + 1, steps, column)
+    copy.add(out.previous_reward, field + 1, offset, steps + 1, column)
+    copy.add(out.reward, field + 1, offset + 1, steps, column)
+    copy.add(out.discount, field + 2, offset, steps, column)
     if out.states is not None:
-        copy(out.states, field + 3, offset, steps, column)
+        copy.add(out.states, field + 3, offset, steps, column)
     if spec.state_size:
         one, top = np.ones_like(column), np.zeros_like(column)
-        copy(out.recurrent_state[None], field + 3, spec.state_row[offset], one, top)
+        copy.add(out.recurrent_state[None], field + 3, spec.state_row[offset], one, top)
+    copy.run(draw.pieces, draw.held, draw.blocks, threads)
     t = np.arange(length)[:, None]
     np.logical_and(t >= column, t < column + steps, out=out.mask)
     begin = windows.burn_in
@@ -161,28 +165,34 @@ def gather(spec: BlockSpec, windows: Windows, draw: Draw, out: Batch | None = No
     )
 
 
-def _empty(spec: BlockSpec, length: int, batch: int) -> Batch:
+def _empty(spec: BlockSpec, length: int, batch: int, batch_major: bool = False) -> Batch:
     """A batch to write to; what `gather` writes is not set."""
 
-    def empty(shape: tuple[int, ...], dtype: str, *leading: int) -> Array:
-        return np.empty((*leading, *shape), dtype)
+    def empty(element: ArraySpec, rows: int) -> Array:
+        """[rows, B, ...]; where it is large it begins with a page, to be pinned alone."""
+        nbytes = rows * batch * element.nbytes
+        memory = aligned_empty(nbytes, PAGE if nbytes >= PAGE else ALIGNMENT).view(element.dtype)
+        if batch_major:
+            return memory.reshape(batch, rows, *element.shape).swapaxes(0, 1)
+        return memory.reshape(rows, batch, *element.shape)
 
-    action, state = spec.action, (spec.state_size,)
+    action, number, truth = spec.action, ArraySpec((), "float32"), ArraySpec((), "bool")
+    state = ArraySpec((spec.state_size,))
     none = np.empty(0)
     return Batch(
         observation={
-            key: empty(s.shape, s.dtype, spec.context + length + 1, batch)
-            for key, s in spec.observation.items()
+            key: empty(element, spec.context + length + 1)
+            for key, element in spec.observation.items()
         },
-        previous_action=empty(action.shape, action.dtype, length + 1, batch),
-        previous_reward=empty((), "float32", length + 1, batch),
-        action=empty(action.shape, action.dtype, length, batch),
-        reward=empty((), "float32", length, batch),
-        discount=empty((), "float32", length, batch),
-        mask=empty((), "bool", length, batch),
-        learned=empty((), "bool", length, batch),
-        recurrent_state=empty(state, "float32", batch),
-        states=empty(state, "float32", length, batch) if spec.every_state else None,
+        previous_action=empty(action, length + 1),
+        previous_reward=empty(number, length + 1),
+        action=empty(action, length),
+        reward=empty(number, length),
+        discount=empty(number, length),
+        mask=empty(truth, length),
+        learned=empty(truth, length),
+        recurrent_state=np.empty((batch, spec.state_size), np.float32),
+        states=empty(state, length) if spec.every_state else None,
         prefix=none,
         mid_episode=none,
         slots=none,

@@ -13,6 +13,10 @@ after one another, each beginning at a multiple of 64 bytes,
 with L steps and C = stack - 1. The rows that stand before a field's first step (C frames, one
 action, one reward) are as the actor saw them, so that a stack of frames and the previous action and
 reward can be given for every step when the block before is gone.
+
+With the codec "zstd" the buffer is those bytes packed, if that makes them fewer: it is of any size
+then and begins anywhere, in memory, on the wire and on disk alike. A buffer of the full size is
+not packed.
 """
 
 from __future__ import annotations
@@ -25,9 +29,10 @@ from typing import Any
 
 import numpy as np
 
+from recollect.replay import codec as codecs
+from recollect.replay.memory import ALIGNMENT, address, aligned_copy, aligned_zeros
 from recollect.types import NO_ACTION, Array, ArraySpec, ConfigError, Observation
 
-ALIGNMENT = 64  # bytes: a cache line, and what processors and pinned copies like
 REWARD_SPEC = ArraySpec((), "float32")
 
 
@@ -56,6 +61,7 @@ class BlockSpec:
         state_offsets: rising offsets in [0, P), the first 0, before whose steps the block carries
             the recurrent state; range(P) for all of them.
         stack: frames that make up what the actor saw; 1 for none.
+        codec: "none", or "zstd" to pack what can be packed.
 
     Raises:
         ConfigError: a value that cannot be.
@@ -67,6 +73,7 @@ class BlockSpec:
     period: int
     state_offsets: tuple[int, ...]
     stack: int = 1
+    codec: str = "none"
 
     def __post_init__(self) -> None:
         for name, least in (("state_size", 0), ("period", 1), ("stack", 1)):
@@ -84,6 +91,8 @@ class BlockSpec:
                 raise ConfigError(f"observation {key!r} must be numbers, at least one, not {spec}")
         if np.dtype(self.action.dtype).kind not in "if" or self.action.nbytes == 0:
             raise ConfigError(f"action must be signed whole numbers or floats, not {self.action}")
+        if self.codec not in codecs.CODECS:
+            raise ConfigError(f"codec must be one of {codecs.CODECS}, not {self.codec!r}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return BlockSpec, (
@@ -93,6 +102,7 @@ class BlockSpec:
             self.period,
             self.state_offsets,
             self.stack,
+            self.codec,
         )
 
     @property
@@ -156,7 +166,7 @@ class BlockSpec:
         return self.fields[field].lead + steps + self.fields[field].closing * last
 
     def nbytes(self, steps: int, last: bool) -> int:
-        """Bytes of the buffer of a block of `steps` steps."""
+        """Bytes of a block of `steps` steps: of its buffer, or what that holds packed."""
         return int(self.offsets[int(last), steps, -1])
 
     def check_steps(self, index: int, steps: int, last: bool) -> None:
@@ -184,7 +194,7 @@ class Block:
         index: number of the block in its episode; its first step is `index * period`.
         steps: L.
         last: whether the episode ends with it.
-        buffer: [nbytes] uint8, read-only, contiguous, aligned to 64 bytes.
+        buffer: [nbytes] uint8, read-only, contiguous; aligned to 64 bytes unless it is packed.
     """
 
     spec: BlockSpec
@@ -198,12 +208,18 @@ class Block:
         self.spec.check_steps(self.index, self.steps, self.last)
         if self.episode < 0:
             raise ValueError(f"an episode's uid is not negative, not {self.episode}")
-        wanted = self.spec.nbytes(self.steps, self.last)
-        buffer = self.buffer
-        if buffer.dtype != np.uint8 or buffer.shape != (wanted,) or not buffer.flags.c_contiguous:
+        wanted, buffer = self.raw_nbytes, self.buffer
+        fits = buffer.nbytes == wanted or (self.spec.codec != "none" and 0 < buffer.nbytes < wanted)
+        if (
+            buffer.dtype != np.uint8
+            or buffer.ndim != 1
+            or not fits
+            or not buffer.flags.c_contiguous
+        ):
+            most = "" if self.spec.codec == "none" else "at most "
             raise ValueError(
-                f"block {self.index} of episode {self.episode}, {self.steps} steps, takes {wanted} "
-                f"contiguous bytes, not {buffer.dtype} {buffer.shape}"
+                f"block {self.index} of episode {self.episode}, {self.steps} steps, takes "
+                f"{most}{wanted} contiguous bytes, not {buffer.dtype} {buffer.shape}"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -225,7 +241,7 @@ class Block:
         previous_reward: Array | float,
         last: bool,
     ) -> Block:
-        """Check what the actor gathered and copy it, once, into a new block.
+        """Check what the actor gathered and copy it, once, into a new block; pack that.
 
         Args:
             spec: as above.
@@ -255,7 +271,7 @@ class Block:
             np.asarray(previous_action, spec.action.dtype),
             np.asarray(previous_reward, np.float32),
         )
-        buffer = _aligned_zeros(spec.nbytes(steps, last))
+        buffer = aligned_zeros(spec.nbytes(steps, last))
         given = [observations[key] for key in sorted(observations)]
         for i, array in enumerate((*given, actions, rewards, discounts, states)):
             field = spec.fields[i]
@@ -266,6 +282,8 @@ class Block:
                 rows[0], rows = before, rows[1:]
             _check(field.name, array, rows.dtype, rows.shape)
             rows[...] = array
+        if spec.codec != "none":
+            buffer = codecs.pack(buffer)
         buffer.setflags(write=False)
         return cls(spec, episode, index, steps, bool(last), buffer)
 
@@ -275,14 +293,16 @@ class Block:
     ) -> Block:
         """A block from the wire or the disk.
 
-        The buffer is kept where it is read-only and aligned, and copied otherwise.
+        The buffer is kept where it is read-only and, without a codec, aligned; else it is copied.
+        Packed bytes are not looked into: see `unpacked`.
 
         Raises:
             ValueError: the buffer's size is not that of such a block, or there is no such block.
         """
         buffer = np.asarray(buffer)
-        if buffer.flags.writeable or not buffer.flags.c_contiguous or _address(buffer) % ALIGNMENT:
-            buffer = _aligned_copy(buffer)
+        shifted = spec.codec == "none" and address(buffer) % ALIGNMENT
+        if buffer.flags.writeable or not buffer.flags.c_contiguous or shifted:
+            buffer = aligned_copy(buffer)
         return cls(spec, int(episode), int(index), int(steps), bool(last), buffer)
 
     def owned(self) -> Block:
@@ -297,26 +317,54 @@ class Block:
         if root.flags.owndata and root.nbytes <= self.nbytes + ALIGNMENT:
             return self
         header = (self.spec, self.episode, self.index, self.steps, self.last)
-        return Block(*header, _aligned_copy(self.buffer))
+        return Block(*header, aligned_copy(self.buffer))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffer."""
+        """Bytes of the buffer: what the block takes in memory."""
         return self.buffer.nbytes
+
+    @property
+    def raw_nbytes(self) -> int:
+        """Bytes of the buffer when it is not packed."""
+        return self.spec.nbytes(self.steps, self.last)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the buffer has to be unpacked before it can be read."""
+        return self.nbytes < self.raw_nbytes
+
+    def unpacked(self) -> Block:
+        """This block with its bytes as they are laid out: itself where they are not packed.
+
+        Reading a field of a packed block unpacks it for that alone: who reads several asks for this
+        first.
+
+        Raises:
+            ValueError: the packed bytes are not those of such a block.
+        """
+        if not self.packed:
+            return self
+        try:
+            buffer = codecs.unpack(self.buffer, self.raw_nbytes)
+        except ValueError as error:
+            raise ValueError(f"block {self.index} of episode {self.episode}: {error}") from error
+        return Block(self.spec, self.episode, self.index, self.steps, self.last, buffer)
 
     @property
     def address(self) -> int:
         """Where the buffer begins."""
-        return _address(self.buffer)
+        return address(self.buffer)
 
     def field(self, number: int) -> Array:
         """Field `number` of the spec with all its rows, read-only."""
-        return _view(self.spec, number, self.steps, self.last, self.buffer)
+        return _view(self.spec, number, self.steps, self.last, self.unpacked().buffer)
 
     @property
     def observation(self) -> Observation:
         """Per key [C + L (+ 1 if last), ...]: context, one per step, and the closing one."""
-        return {key: self.field(i) for i, key in enumerate(sorted(self.spec.observation))}
+        raw = self.unpacked()
+        return {key: raw.field(i) for i, key in enumerate(sorted(self.spec.observation))}
 
     @property
     def context(self) -> Observation:
@@ -371,22 +419,3 @@ def _check(name: str, array: Array, dtype: np.dtype[Any], shape: tuple[int, ...]
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} holds a value that is not finite: drop the episode")
-
-
-def _address(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
-
-
-def _aligned_zeros(nbytes: int) -> Array:
-    room = np.zeros(nbytes + ALIGNMENT, np.uint8)
-    start = -_address(room) % ALIGNMENT
-    return room[start : start + nbytes]
-
-
-def _aligned_copy(buffer: Array) -> Array:
-    if buffer.dtype != np.uint8 or buffer.ndim != 1:
-        raise ValueError(f"a buffer is a row of bytes, not {buffer.dtype} {buffer.shape}")
-    copy = _aligned_zeros(len(buffer))
-    copy[...] = buffer
-    copy.setflags(write=False)
-    return copy

@@ -45,8 +45,11 @@ def check_contents(contents: Contents) -> None:
     items, blocks = contents.items.ages(), contents.blocks.ages()
     bodies: list[Block] = [contents.bodies[row] for row in blocks]
     require(sum(body.steps for body in bodies) == contents.steps, "steps are counted")
-    nbytes = sum(body.nbytes + BLOCK_OVERHEAD for body in bodies) + len(items) * ITEM_OVERHEAD
+    overhead = len(bodies) * BLOCK_OVERHEAD + len(items) * ITEM_OVERHEAD
+    nbytes = sum(body.nbytes for body in bodies) + overhead
     require(nbytes == contents.nbytes, "bytes are counted")
+    unpacked = sum(body.raw_nbytes for body in bodies) + overhead
+    require(unpacked == contents.nbytes_unpacked, "unpacked bytes are counted")
     require(sum(body is not None for body in contents.bodies) == len(blocks), "no block left over")
     listed = sorted(row for episode in contents.episodes.values() for row in episode.rows)
     require(listed == sorted(blocks), "every block in its episode")
@@ -76,6 +79,7 @@ def _check_episode(contents: Contents, uid: int, episode: Episode) -> None:
     require(len(episode.rows) > 0, f"{name}: has blocks")
     require(episode.window >= 0, f"{name}: windows")
     mine: list[Block] = [contents.bodies[row] for row in episode.rows]
+    before: Block | None = None
     for i, (row, body) in enumerate(zip(episode.rows, mine, strict=True)):
         index = episode.first + i
         header = (uid, index, body.address, body.steps, int(body.last))
@@ -84,8 +88,10 @@ def _check_episode(contents: Contents, uid: int, episode: Episode) -> None:
         following = episode.rows[i + 1] if i + 1 < len(mine) else -1
         require(int(rows[row, NEXT]) == following, f"{name}: chain")
         require(not body.last or following < 0, f"{name}: the last block is the last")
-        if following >= 0:
-            _check_seam(body, mine[i + 1])
+        unpacked = body.unpacked()  # each once: it is also the test that it can be
+        if before is not None:
+            _check_seam(before, unpacked)
+        before = unpacked
     require(episode.next_block == episode.first + len(mine), f"{name}: blocks are counted")
     require(episode.ended == mine[-1].last, f"{name}: ended")
     total = mine[-1].index * contents.spec.period + mine[-1].steps

@@ -54,6 +54,7 @@ class Contents:
         episodes: those that have blocks here, by uid.
         steps: unique environment steps held.
         nbytes: bytes held, overheads included.
+        nbytes_unpacked: what these would be if no block were packed.
         next_uid: of the item to come; none is given twice.
         next_serial: of the block to come; likewise.
         counters: what happened so far, by COUNTERS; the store counts `stale_write_backs`.
@@ -64,7 +65,7 @@ class Contents:
         self.items, self.blocks = Table(11), Table(10)
         self.bodies = np.empty(0, object)
         self.episodes: dict[int, Episode] = {}
-        self.steps = self.nbytes = 0
+        self.steps = self.nbytes = self.nbytes_unpacked = 0
         self.next_uid = self.next_serial = 0
         self.counters = dict.fromkeys(COUNTERS, 0)
 
@@ -120,6 +121,7 @@ class Contents:
         episode.take_block(block, row)
         self.steps += block.steps
         self.nbytes += block.nbytes + BLOCK_OVERHEAD
+        self.nbytes_unpacked += block.raw_nbytes + BLOCK_OVERHEAD
 
     def place(self, item: Item) -> int:
         """Take in an item that was checked; its slot, or -1 if a block it needs is gone."""
@@ -147,6 +149,7 @@ class Contents:
         line[FIRST], line[HELD] = rows[0], len(rows)
         self.blocks.rows[rows, ITEMS] += 1
         self.nbytes += ITEM_OVERHEAD
+        self.nbytes_unpacked += ITEM_OVERHEAD
 
     # --- What goes -------------------------------------------------------------------------------
 
@@ -203,6 +206,7 @@ class Contents:
             row = int(self.blocks.rows[row, NEXT])
         self.items.remove(slot)
         self.nbytes -= ITEM_OVERHEAD
+        self.nbytes_unpacked -= ITEM_OVERHEAD
         return episode
 
     def _free_first(self, episode: Episode) -> None:
@@ -212,6 +216,7 @@ class Contents:
         block = self.bodies[row]
         self.steps -= block.steps
         self.nbytes -= block.nbytes + BLOCK_OVERHEAD
+        self.nbytes_unpacked -= block.raw_nbytes + BLOCK_OVERHEAD
         self.bodies[row] = None
         self.blocks.remove(row)
 

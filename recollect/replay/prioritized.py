@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from numba import njit, types
 
 from recollect.replay.reading import read
 from recollect.replay.sum_tree import LARGEST_VALUE, SumTree
@@ -22,6 +23,39 @@ from recollect.types import Array
 SMALLEST_VALUE = 1e-300
 
 _FIRST_CAPACITY = 16
+
+_FLOATS = types.Array(types.float64, 1, "C")
+_GIVEN_FLOATS = types.Array(types.float64, 1, "A", readonly=True)
+_GIVEN_INTS = types.Array(types.int64, 1, "A", readonly=True)
+
+
+@njit([types.int64(_GIVEN_FLOATS, _FLOATS)], cache=True, nogil=True)
+def _limit(priorities, values):  # type: ignore[no-untyped-def]
+    """Bring the priorities' powers into the tree's range: 0 for 0, else at least SMALLEST_VALUE.
+
+    Returns:
+        -1, or the place of the first that cannot be.
+    """
+    for i in range(len(priorities)):
+        if not 0.0 <= priorities[i] < np.inf:
+            return i
+        if priorities[i] == 0.0:
+            values[i] = 0.0
+        elif values[i] < SMALLEST_VALUE:
+            values[i] = SMALLEST_VALUE
+        if not values[i] <= LARGEST_VALUE:
+            return i
+    return -1
+
+
+@njit([types.int64(types.Array(types.boolean, 1, "C"), _GIVEN_INTS)], cache=True, nogil=True)
+def _revive(live, slots):  # type: ignore[no-untyped-def]
+    """Make slots live; how many were not."""
+    fresh = 0
+    for slot in slots:
+        fresh += not live[slot]
+        live[slot] = True
+    return fresh
 
 
 class Prioritized:
@@ -80,26 +114,22 @@ class Prioritized:
         """
         priorities = np.asarray(priorities, np.float64)
         slots = whole_slots(slots, priorities.shape)
-        bad = np.flatnonzero(~((priorities >= 0.0) & (priorities < np.inf)))  # also where NaN
-        if bad.size:
+        # numpy's power: that of compiled code has other last bits, and is slower.
+        with np.errstate(all="ignore"):
+            values = np.asarray(priorities**self._exponent)
+        bad = _limit(priorities, values)
+        if bad >= 0 and not 0.0 <= priorities[bad] < np.inf:  # also where NaN
             raise ValueError(
-                f"a priority must be finite and at least 0: slot {slots[bad[0]]} was given "
-                f"{priorities[bad[0]]}"
+                f"a priority must be finite and at least 0: slot {slots[bad]} was given "
+                f"{priorities[bad]}"
             )
-        with np.errstate(divide="ignore", over="ignore", under="ignore"):
-            values = np.maximum(priorities**self._exponent, SMALLEST_VALUE)
-        values[priorities == 0.0] = 0.0
-        bad = np.flatnonzero(values > LARGEST_VALUE)
-        if bad.size:
+        if bad >= 0:
             raise ValueError(
                 f"priority**{self._exponent} must be at most {LARGEST_VALUE}: slot "
-                f"{slots[bad[0]]} was given {priorities[bad[0]]}"
+                f"{slots[bad]} was given {priorities[bad]}"
             )
         self._tree.set(slots, values)
-        fresh = slots[~self._live[slots]]
-        if fresh.size:
-            self._count += len(np.unique(fresh))
-            self._live[fresh] = True
+        self._count += _revive(self._live, slots)
 
     def remove(self, slots: Array) -> None:
         """Forget slots [n].
@@ -121,8 +151,8 @@ class Prioritized:
             ValueError: if a uniform is outside [0, 1).
             RuntimeError: if `mass` is 0.
         """
-        slots = self._tree.find(uniforms)
-        return slots, self._tree.get(slots) / self._tree.total
+        slots, values = self._tree.find_with_values(uniforms)
+        return slots, values / self._tree.total
 
     def check_valid(self) -> None:
         """Check the tree, and that what is not live has no mass.

@@ -31,12 +31,15 @@ _BLOCK_COLUMNS = {"serial": SERIAL, "episode": OWNER, "index": INDEX, "steps": S
 
 
 def layout(spec: BlockSpec, windows: Windows) -> str:
-    """What must be the same for a state to fit."""
+    """What must be the same for a state to fit.
+
+    Without a codec none is named: states are older than codecs.
+    """
     observation = {key: spec.observation[key] for key in sorted(spec.observation)}
     return (
         f"observation {observation}, action {spec.action}, state_size {spec.state_size}, "
         f"period {spec.period}, state_offsets {spec.state_offsets}, stack {spec.stack}, "
-        f"{windows}"
+        f"{'' if spec.codec == 'none' else f'codec {spec.codec}, '}{windows}"
     )
 
 

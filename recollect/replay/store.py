@@ -68,7 +68,7 @@ class Sampler(Protocol):
 
 
 def memory_need(spec: BlockSpec, windows: Windows, capacity_steps: int) -> int:
-    """Bytes that replay of `capacity_steps` steps takes at most, all in.
+    """Bytes that replay of `capacity_steps` steps takes at most, all in: if nothing can be packed.
 
     capacity / P blocks, each of P steps, a closing observation and one item, with the overhead of
     each. Episodes shorter than P take more per step, for their blocks are shorter: up to a whole
@@ -284,9 +284,18 @@ class Replay:
         self._limiter.learned(int(draw.learned.sum()))
         return draw
 
-    def gather(self, draw: Draw, out: Batch | None = None) -> Batch:
+    def gather(
+        self,
+        draw: Draw,
+        out: Batch | None = None,
+        *,
+        batch_major: bool = False,
+        threads: int = 1,
+    ) -> Batch:
         """The batch that was drawn from this store: see `batch.gather`."""
-        return batch.gather(self._spec, self._windows, draw, out)
+        return batch.gather(
+            self._spec, self._windows, draw, out, batch_major=batch_major, threads=threads
+        )
 
     def sample(self, uniforms: Array) -> Batch:
         """`draw` and `gather` in one."""
@@ -323,7 +332,8 @@ class Replay:
     def metrics(self) -> Metrics:
         """What is held, what happened so far, and the limiter's figures.
 
-        Held: `items`, `steps`, `bytes`, `fill` (share of the capacity), `blocks`, `waiting_blocks`
+        Held: `items`, `steps`, `bytes`, `bytes_unpacked` (what these would be without a codec),
+        `fill` (share of the capacity), `blocks`, `waiting_blocks`
         (that have no item) and `episodes`. Totals: `evicted_items`; `late_items` and
         `abandoned_blocks`, which should stay 0 but where a part was lost; `dropped_episodes`;
         `stale_write_backs`.
@@ -333,6 +343,7 @@ class Replay:
             "items": float(len(self)),
             "steps": float(self.steps),
             "bytes": float(self.nbytes),
+            "bytes_unpacked": float(contents.nbytes_unpacked),
             "fill": max(self.steps / self._capacity_steps, self.nbytes / self._capacity_bytes),
             "blocks": float(len(contents.blocks)),
             "waiting_blocks": float(contents.waiting_blocks),

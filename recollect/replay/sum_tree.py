@@ -15,9 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from recollect.replay.reading import read
 from recollect.types import Array
@@ -87,16 +91,68 @@ def _set(tree, starts, widths, leaves, values):  # type: ignore[no-untyped-def]
     return -1
 
 
-@njit([types.int64(_FLOATS, _INTS, _GIVEN_FLOATS, _INTS)], cache=True, nogil=True)
-def _find(tree, starts, uniforms, entries):  # type: ignore[no-untyped-def]
-    """Write the leaves found to `entries`. -1, or the place of the first bad argument."""
+@intrinsic
+def _descend(typing_context, group, target):  # type: ignore[no-untyped-def]
+    """How many cumulated sums of the group at an address are not above the target; the last such.
+
+    Two vectors of eight, cumulated in three steps each: that takes half the time of any loop.
+    """
+    given = types.Tuple((types.int64, types.float64))
+    number, index = ir.DoubleType(), ir.IntType(32)
+    eight = ir.VectorType(number, 8)
+
+    def lanes(places):  # type: ignore[no-untyped-def]
+        return ir.Constant(ir.VectorType(index, len(places)), list(places))
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        address = builder.inttoptr(arguments[0], eight.as_pointer())
+        zeros, unset = ir.Constant(eight, [0.0] * 8), ir.Constant(eight, ir.Undefined)
+        halves = []
+        for half in range(2):
+            sums = builder.load(builder.gep(address, [index(half)]))
+            sums.align = 64
+            for step in (1, 2, 4):
+                shifted = lanes([8 + j - step if j >= step else 0 for j in range(8)])
+                sums = builder.fadd(sums, builder.shuffle_vector(zeros, sums, shifted))
+            halves.append(sums)
+        first_half = builder.shuffle_vector(halves[0], unset, lanes([7] * 8))
+        halves[1] = builder.fadd(halves[1], first_half)
+        targets = builder.insert_element(unset, arguments[1], index(0))
+        targets = builder.shuffle_vector(targets, unset, lanes([0] * 8))
+        passed = [builder.fcmp_ordered("<=", sums, targets) for sums in halves]
+        bits = builder.bitcast(builder.shuffle_vector(*passed, lanes(range(16))), ir.IntType(16))
+        bits = builder.zext(bits, ir.IntType(64))
+        count = builder.call(builder.module.declare_intrinsic("llvm.ctpop", [bits.type]), [bits])
+        room = cgutils.alloca_once(builder, ir.ArrayType(number, 17))
+        builder.store(number(0.0), builder.gep(room, [index(0), index(0)]))
+        for place, sums in zip((1, 9), halves, strict=True):
+            to = builder.gep(room, [index(0), index(place)])
+            builder.store(sums, builder.bitcast(to, eight.as_pointer())).align = 8
+        last = builder.load(builder.gep(room, [count.type(0), count]))
+        return context.make_tuple(builder, given, [count, last])
+
+    return given(types.int64, types.float64), generate
+
+
+_step_down: Any = _descend  # as compiled code calls it: (address of a group, target)
+
+
+@njit([types.int64(_FLOATS, _INTS, _GIVEN_FLOATS, _INTS, _FLOATS)], cache=True, nogil=True)
+def _find(tree, starts, uniforms, entries, values):  # type: ignore[no-untyped-def]
+    """Write the leaves found to `entries`, and theirs to `values`.
+
+    Returns:
+        -1, or the place of the first bad argument.
+    """
     n = uniforms.shape[0]
+    begin = tree.ctypes.data
     targets = np.empty(n + 1, np.float64)
     for i in range(n):
         if not 0.0 <= uniforms[i] < 1.0:
             return i
         targets[i] = uniforms[i] * tree[0]
         entries[i] = 0
+        values[i] = tree[0]
     depth = starts.shape[0] - 1
     for level in range(1, depth + 1):
         if level == depth:
@@ -108,43 +164,22 @@ def _find(tree, starts, uniforms, entries):  # type: ignore[no-untyped-def]
                 touched += tree[start] + tree[start + 8]
             targets[n] = touched
         for i in range(n):
-            # First the quarter of the group, then the entry in it: how many of the cumulated sums
-            # are not above the target, without a branch to mispredict. The sum of the one found
-            # is above the target, the sum before it is not: so it is not 0.
             start = starts[level] + entries[i] * 16
-            target = targets[i]
-            sum0 = (tree[start] + tree[start + 1]) + (tree[start + 2] + tree[start + 3])
-            sum1 = (tree[start + 4] + tree[start + 5]) + (tree[start + 6] + tree[start + 7])
-            sum2 = (tree[start + 8] + tree[start + 9]) + (tree[start + 10] + tree[start + 11])
-            sum1 += sum0
-            sum2 += sum1
-            child = 4 * (
-                np.int64(sum0 <= target) + np.int64(sum1 <= target) + np.int64(sum2 <= target)
-            )
-            passed = sum0 if sum0 <= target else 0.0
-            passed = sum1 if sum1 <= target else passed
-            passed = sum2 if sum2 <= target else passed
-            target -= passed
-
-            sum0 = tree[start + child]
-            sum1 = sum0 + tree[start + child + 1]
-            sum2 = sum1 + tree[start + child + 2]
-            sum3 = sum2 + tree[start + child + 3]
-            passed = sum0 if sum0 <= target else 0.0
-            passed = sum1 if sum1 <= target else passed
-            passed = sum2 if sum2 <= target else passed
-            if sum3 <= target:
-                # Rounding has put the target at the far end: of the last entry that is not 0.
-                child += 3
+            child, passed = _step_down(begin + start * 8, targets[i])
+            value = tree[start + min(child, 15)]
+            if child > 15 or value == 0.0:
+                # Rounding has put the target at the far end, or beside the entry it is in.
+                child = min(child, 15)
                 while child > 0 and tree[start + child] == 0.0:
                     child -= 1
-                targets[i] = tree[start + child]
+                while tree[start + child] == 0.0:
+                    child += 1
+                value = tree[start + child]
+                targets[i] = value
             else:
-                child += (
-                    np.int64(sum0 <= target) + np.int64(sum1 <= target) + np.int64(sum2 <= target)
-                )
-                targets[i] = target - passed
+                targets[i] -= passed
             entries[i] = entries[i] * 16 + child
+            values[i] = value
     return -1
 
 
@@ -230,14 +265,22 @@ class SumTree:
             ValueError: if a uniform is outside [0, 1).
             RuntimeError: if all leaves are 0.
         """
+        return self.find_with_values(uniforms)[0]
+
+    def find_with_values(self, uniforms: Array) -> tuple[Array, Array]:
+        """What `find` gives, and the values [n] of these leaves: `get` would visit them again.
+
+        Raises:
+            ValueError, RuntimeError: as `find`.
+        """
         uniforms = _floats("uniforms", uniforms)
         if not self._tree[0] > 0.0:
             raise RuntimeError("nothing to find: all leaves are 0; set one first")
-        found = np.empty(uniforms.shape, np.int64)
-        bad = _find(self._tree, self._starts, uniforms, found)
+        found, values = np.empty(uniforms.shape, np.int64), np.empty(uniforms.shape, np.float64)
+        bad = _find(self._tree, self._starts, uniforms, found, values)
         if bad >= 0:
             raise ValueError(f"a uniform must be in [0, 1), not {uniforms[bad]}")
-        return found
+        return found, values
 
     def grow(self, capacity: int) -> None:
         """Make room for `capacity` leaves; those there keep their values, the new ones are 0.

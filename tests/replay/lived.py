@@ -22,7 +22,11 @@ STATE = 3
 
 
 def make_spec(
-    windows: Windows, stack: int = 1, every_state: bool = False, box: bool = False
+    windows: Windows,
+    stack: int = 1,
+    every_state: bool = False,
+    box: bool = False,
+    codec: str = "none",
 ) -> BlockSpec:
     return BlockSpec(
         observation={
@@ -34,6 +38,7 @@ def make_spec(
         period=windows.period,
         state_offsets=tuple(range(windows.period)) if every_state else windows.state_offsets,
         stack=stack,
+        codec=codec,
     )
 
 

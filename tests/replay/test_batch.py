@@ -40,6 +40,7 @@ from tests.replay.lived import (
     box=st.booleans(),
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=5),
     closing=st.booleans(),
+    codec=st.sampled_from(["none", "zstd"]),
     data=st.data(),
 )
 @settings(deadline=None, max_examples=60)
@@ -50,10 +51,11 @@ def test_every_cell_of_a_batch_is_what_slicing_whole_episodes_gives(
     box: bool,
     lengths: list[int],
     closing: bool,
+    codec: str,
     data: st.DataObject,
 ) -> None:
     """S0-5, S0-11, S0-14: windows, stored states, and states at every step."""
-    spec = make_spec(windows, stack, every_state, box)
+    spec = make_spec(windows, stack, every_state, box, codec)
     episodes = {uid: make_episode(spec, uid, steps) for uid, steps in enumerate(lengths)}
     replay = make_replay(windows, spec)
     slots = {uid: messages(windows, cut(spec, e, closing)) for uid, e in episodes.items()}

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recollect.replay.blocks import ALIGNMENT, Block, BlockSpec
-from recollect.replay.copying import copy_rows
+from recollect.replay.blocks import Block, BlockSpec
+from recollect.replay.copying import copy_pieces, fill_cells
+from recollect.replay.memory import ALIGNMENT
 from recollect.types import Array, ArraySpec, ConfigError
 
 
@@ -244,8 +245,13 @@ def copied(blocks: list[Block], first: int, column: int, count: int, rows: int =
     """Rewards (field 3: one row of lead, none of closing), filled with 255 elsewhere."""
     out = np.zeros((rows, 1, 4), np.uint8)
     cells = [np.array([value]) for value in (first, column, count)]
-    source = (*one_chain(blocks), blocks[0].spec.offsets, 3, 1, 0)
-    if not copy_rows(out, *source, *cells, np.uint8(255)):
+    target = [[out.ctypes.data, rows, 4, 4, 4, 3, 1, 0, 255, 0]]
+    targets, cells = np.array(target), np.array([[[first], [column], [count]]])
+    pieces, held = one_chain(blocks)
+    which = np.array([[0, k] for k in range(len(blocks))])
+    if not copy_pieces(targets, cells, pieces, held, blocks[0].spec.offsets, which):
+        return None
+    if not fill_cells(targets, cells, 0, 1):
         return None
     return out.view(np.float32)[:, 0, 0]
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 
 from recollect.replay.prioritized import Prioritized
 from recollect.replay.uniform import Uniform
 from recollect.replay.windows import Windows
-from recollect.types import Buffers
+from recollect.types import Array, Buffers
 from tests.replay.lived import (
     UNEVEN,
     assert_same_batch,
@@ -25,12 +26,13 @@ from tests.replay.lived import (
 )
 
 
+@pytest.mark.parametrize("codec", ["none", "zstd"])
 @pytest.mark.parametrize("make_sampler", [Uniform, lambda: Prioritized(0.7)])
 def test_trap_27_a_restored_store_draws_gathers_and_evicts_identically(
-    make_sampler: Callable[[], Any],
+    make_sampler: Callable[[], Any], codec: str
 ) -> None:
     """C4: in the middle of episodes, with holes in the tables."""
-    spec = make_spec(UNEVEN, stack=2)
+    spec = make_spec(UNEVEN, stack=2, codec=codec)
     rng = np.random.default_rng(4)
     replay = make_replay(UNEVEN, spec, make_sampler(), capacity_steps=90)
     live = [
@@ -101,6 +103,8 @@ def test_another_layout_or_a_smaller_capacity_is_refused() -> None:
     state = replay.state_dict()
     with pytest.raises(ValueError, match=r"stack 1.* wanted is .*stack 2"):
         make_replay(UNEVEN, make_spec(UNEVEN, stack=2)).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"wanted is .*stack 1, codec zstd, Windows"):
+        make_replay(UNEVEN, make_spec(UNEVEN, codec="zstd")).load_state_dict(state)
     with pytest.raises(ValueError, match=r"wanted is .*tail=1"):
         make_replay(Windows(5, 6, 3, 1), spec).load_state_dict(state)
     with pytest.raises(ValueError, match="steps within the capacity"):
@@ -148,12 +152,51 @@ def damages() -> Iterator[tuple[str, Callable[[dict[str, Any]], None]]]:
     yield "counters", lambda state: state.update(counters=3)
 
 
+def test_a_state_without_a_codec_says_nothing_of_one() -> None:
+    """It is the one that was written before there were any."""
+    state = make_replay(UNEVEN, make_spec(UNEVEN)).state_dict()
+    assert "codec" not in state["layout"]
+
+
+def packed_damages() -> Iterator[tuple[str, Callable[[Array], bytes]]]:
+    """What a stranger may put in the place of a packed block."""
+    compress = zstandard.ZstdCompressor(level=1).compress
+    yield "cut", lambda packed: bytes(packed[:-1])
+    yield "one byte more", lambda packed: bytes(packed) + b"x"
+    yield "a bit turned", lambda packed: bytes([packed[0] ^ 1]) + bytes(packed[1:])
+    yield "one byte", lambda packed: b"x"
+    yield "nothing", lambda packed: b""
+    yield "a bomb", lambda packed: compress(bytes(10**6))
+    yield "noise", lambda packed: np.random.default_rng(0).bytes(len(packed))
+
+
+@pytest.mark.parametrize("where", [0, -1])
+@pytest.mark.parametrize("damage", [pytest.param(d, id=n) for n, d in packed_damages()])
+def test_a_packed_block_that_is_not_one_is_refused_by_name(
+    damage: Callable[[Array], bytes], where: int
+) -> None:
+    """C3: it would be read by address later."""
+    spec = make_spec(UNEVEN, codec="zstd")
+    replay = make_replay(UNEVEN, spec)
+    for uid in range(2):
+        insert_episode(replay, UNEVEN, spec, make_episode(spec, uid, 14))
+    state = on_disk(replay.state_dict())
+    arrays = list(state["buffers"].arrays)
+    assert len(arrays[where]) < spec.nbytes(2, True), "it is a packed one"
+    arrays[where] = np.frombuffer(damage(arrays[where]), np.uint8)
+    state["buffers"] = Buffers(state["buffers"].numbers, arrays)
+    with pytest.raises(ValueError, match=r"block \d of episode \d"):
+        replay.load_state_dict(state)
+    assert len(replay) == replay.nbytes == 0
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd"])
 @pytest.mark.parametrize(("name", "damage"), [pytest.param(n, d, id=n) for n, d in damages()])
 def test_a_damaged_state_is_refused_or_does_no_harm(
-    name: str, damage: Callable[[dict[str, Any]], None]
+    name: str, damage: Callable[[dict[str, Any]], None], codec: str
 ) -> None:
     """C3: nothing in a state leads to a read outside the blocks."""
-    spec = make_spec(UNEVEN)
+    spec = make_spec(UNEVEN, codec=codec)
     replay = make_replay(UNEVEN, spec, Prioritized(0.9), capacity_steps=45)
     for uid in range(4):
         insert_episode(replay, UNEVEN, spec, make_episode(spec, 3 + uid, 14))

@@ -3,10 +3,13 @@ from __future__ import annotations
 import itertools
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD
 from recollect.replay.limiter import Limiter
@@ -14,7 +17,7 @@ from recollect.replay.prioritized import Prioritized
 from recollect.replay.store import Replay, memory_need
 from recollect.replay.uniform import Uniform
 from recollect.replay.windows import Windows
-from recollect.types import ConfigError
+from recollect.types import ArraySpec, ConfigError
 from tests.replay.lived import (
     UNEVEN,
     cut,
@@ -93,6 +96,39 @@ def test_the_capacity_is_never_exceeded(unit: str) -> None:
     assert metrics["evicted_items"] > 1000
     assert metrics["fill"] == held / budget
     assert len(replay.state_dict()["items"]["free"]) < 100, "rows are used again"
+
+
+@given(
+    seed=st.integers(0, 999),
+    budget=st.integers(22_000, 60_000),
+    levels=st.lists(st.sampled_from([1, 2, 20, 255]), min_size=2, max_size=12),
+)
+@settings(deadline=None, max_examples=25)
+def test_the_capacity_in_bytes_holds_for_blocks_that_pack_differently(
+    seed: int, budget: int, levels: list[int]
+) -> None:
+    """M1, S3-12: packed bytes are what is counted, and both counts are right."""
+    windows = Windows(burn_in=3, trace=6, period=3, tail=2)
+    spec = replace(make_spec(windows, stack=2, codec="zstd"), observation=SCREEN)
+    replay = make_replay(windows, spec, Prioritized(0.9), capacity_bytes=budget)
+    rng = np.random.default_rng(seed)
+    for uid, level in enumerate(levels):
+        episode = make_episode(make_spec(windows, stack=2), uid, int(rng.integers(1, 40)))
+        screens = rng.integers(0, level, (len(episode.frames["pixels"]), 20, 20))
+        episode.frames = {"screen": screens.astype(np.uint8)}
+        for message in messages(windows, cut(spec, episode)):
+            replay.insert(*message)
+            assert replay.nbytes <= budget
+            metrics = replay.metrics()
+            assert metrics["bytes"] == replay.nbytes <= metrics["bytes_unpacked"]
+    replay.check_valid()
+    blocks = replay._contents.bodies[replay._contents.blocks.ages()]
+    saved = sum(block.raw_nbytes - block.nbytes for block in blocks)
+    assert replay.metrics()["bytes_unpacked"] == replay.nbytes + saved
+    assert saved > 0
+
+
+SCREEN = {"screen": ArraySpec((20, 20), "uint8")}
 
 
 def test_the_bytes_counted_are_at_least_the_bytes_taken() -> None:

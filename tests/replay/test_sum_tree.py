@@ -224,6 +224,17 @@ def test_a_capacity_out_of_range_is_refused(capacity: int) -> None:
         SumTree(capacity)
 
 
+@pytest.mark.parametrize("capacity", [1, 2, 16, 17, 300, 5000])
+def test_leaves_are_found_with_their_values(capacity: int) -> None:
+    rng = np.random.default_rng(capacity)
+    tree = SumTree(capacity)
+    tree.set(np.arange(capacity), np.floor(rng.random(capacity) * 3) + (capacity < 3))
+    uniforms = np.append(rng.random(200), [0.0, np.nextafter(1.0, 0.0)])
+    leaves, values = tree.find_with_values(uniforms)
+    np.testing.assert_array_equal(leaves, tree.find(uniforms), strict=True)
+    np.testing.assert_array_equal(values, tree.get(leaves), strict=True)
+
+
 def test_nothing_can_be_found_in_an_empty_tree() -> None:
     with pytest.raises(RuntimeError, match="all leaves are 0"):
         SumTree(5).find(np.array([0.5]))

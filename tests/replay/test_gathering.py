@@ -1,0 +1,166 @@
+"""One batch, whatever it lies in, whatever its blocks are packed with, however many threads."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recollect.replay import codec, copying, gathering
+from recollect.replay.batch import Batch
+from recollect.replay.memory import PAGE
+from recollect.replay.store import Replay
+from recollect.replay.windows import Windows
+from recollect.types import Array
+from tests.replay.lived import (
+    UNEVEN,
+    assert_same_batch,
+    filled,
+    geometries,
+    insert_episode,
+    make_episode,
+    make_replay,
+    make_spec,
+)
+
+
+def arrays_of(batch: Batch) -> dict[str, Array]:
+    named = {f"observation {key}": array for key, array in batch.observation.items()}
+    return named | {k: v for k, v in vars(batch).items() if isinstance(v, np.ndarray)}
+
+
+def spoil(batch: Batch) -> None:
+    """So that a cell which is not written is found."""
+    for array in arrays_of(batch).values():
+        if array.ndim > 1:  # the others are the draw's own
+            array[...] = 1
+
+
+def both(windows: Windows, lengths: list[int], **change: Any) -> tuple[Replay, Replay]:
+    """The same episodes in two stores, the second one's blocks packed."""
+    stores = []
+    for name in ("none", "zstd"):
+        spec = make_spec(windows, codec=name, **change)
+        stores.append(make_replay(windows, spec))
+        for uid, steps in enumerate(lengths):
+            insert_episode(stores[-1], windows, spec, make_episode(spec, uid, steps))
+    return stores[0], stores[1]
+
+
+@given(
+    windows=geometries(),
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=4),
+    stack=st.integers(1, 3),
+    every_state=st.booleans(),
+    uniforms=st.lists(st.floats(0, 0.999), min_size=1, max_size=9),
+    group=st.sampled_from([1, 700, 1 << 20]),
+    streamed=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_batch_is_the_same_by_time_or_window_packed_or_not_on_any_threads(
+    windows: Windows,
+    lengths: list[int],
+    stack: int,
+    every_state: bool,
+    uniforms: list[float],
+    group: int,
+    streamed: bool,
+) -> None:
+    """S3-12: what packing changes is bytes held, not a bit of what is learned from."""
+    plain, packed = both(windows, lengths, stack=stack, every_state=every_state)
+    draws = [store.draw(np.array(uniforms)) for store in (plain, packed)]
+    wanted = plain.gather(draws[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gathering, "_GROUP_BYTES", group)
+        patch.setattr(gathering, "_STREAM_BYTES", 0 if streamed else 1 << 40)
+        patch.setattr(gathering, "_STREAM_ROW", 0)
+        for store, draw in zip((plain, packed), draws, strict=True):
+            for batch_major in (False, True):
+                out = store.gather(draw, batch_major=batch_major)
+                assert_same_batch(out, wanted)
+                for threads in (1, 3):
+                    spoil(out)
+                    assert_same_batch(store.gather(draw, out, threads=threads), wanted)
+
+
+@pytest.mark.parametrize("shift", [0, 7])
+def test_streamed_rows_arrive_whole_wherever_they_begin(shift: int) -> None:
+    """Parts of cache lines at both ends, and rows shorter than a line."""
+    source = np.random.default_rng(0).integers(0, 256, 1000, np.uint8)
+    for size in (1, 63, 64, 65, 127, 500):
+        target = np.zeros(1200, np.uint8)
+        for begin in (0, 1, 31, 63):
+            target[:] = 0
+            place = target.ctypes.data + begin
+            copying._stream(place, source.ctypes.data + shift, size)
+            np.testing.assert_array_equal(target[begin : begin + size], source[shift:][:size])
+            assert target.sum() == target[begin : begin + size].sum(), "nothing beside it"
+
+
+def test_each_block_of_a_draw_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, packed = both(Windows(burn_in=4, trace=4, period=2, tail=1), [60, 60])
+    unpacked: list[int] = []
+    inner = codec.unpack_into
+
+    def counted(buffer: Array, out: Array) -> None:
+        unpacked.append(buffer.ctypes.data)
+        assert out.ctypes.data % 64 == 0
+        inner(buffer, out)
+
+    monkeypatch.setattr(codec, "unpack_into", counted)
+    draw = packed.draw(np.linspace(0, 0.99, 300))
+    packed.gather(draw)
+    held = {draw.blocks[b, k].address for b in range(300) for k in range(draw.held[b])}
+    assert len(unpacked) == len(set(unpacked))
+    assert set(unpacked) == held
+    assert len(held) > 50
+
+
+def test_by_window_a_window_is_one_piece_of_memory() -> None:
+    replay, _ = filled(UNEVEN, [30], stack=2)
+    batch = replay.gather(replay.draw(np.linspace(0, 0.9, 5)), batch_major=True)
+    for name, array in arrays_of(batch).items():
+        if array.ndim >= 2 and name != "recurrent_state":
+            assert array.shape[1] == 5, name
+            assert array.swapaxes(0, 1).flags.c_contiguous, name
+    plain = replay.gather(replay.draw(np.linspace(0, 0.9, 5)))
+    assert all(array.flags.c_contiguous for array in arrays_of(plain).values())
+
+
+@pytest.mark.parametrize("batch_major", [False, True])
+def test_arrays_of_a_page_or_more_begin_with_one(batch_major: bool) -> None:
+    """So that each can be pinned alone."""
+    replay, _ = filled(UNEVEN, [30])
+    draw = replay.draw(np.linspace(0, 0.9, 300))
+    batch = replay.gather(draw, batch_major=batch_major)
+    large = 0
+    for name, array in arrays_of(batch).items():
+        if array.ndim >= 2 and name != "recurrent_state":
+            assert array.ctypes.data % (PAGE if array.nbytes >= PAGE else 64) == 0, name
+            large += array.nbytes >= PAGE
+    assert large > 3
+
+
+def test_a_damaged_block_is_named_by_what_it_lacks_and_ends_every_thread() -> None:
+    _, packed = both(UNEVEN, [40])
+    draw = packed.draw(np.linspace(0, 0.99, 20))
+    block = copy.copy(draw.blocks[0, 0])
+    object.__setattr__(block, "buffer", block.buffer[:-3])
+    blocks = draw.blocks.copy()
+    blocks[draw.blocks == draw.blocks[0, 0]] = block
+    for threads in (1, 3):
+        with pytest.raises(ValueError, match="packed bytes do not hold"):
+            packed.gather(replace(draw, blocks=blocks), threads=threads)
+
+
+def test_a_window_that_does_not_fit_its_blocks_is_refused_before_anything_is_read() -> None:
+    replay, _ = filled(UNEVEN, [40])
+    draw = replay.draw(np.linspace(0, 0.99, 6))
+    for change in ({"held": draw.held - 2}, {"tail": draw.tail + 50}, {"prefix": draw.prefix + 9}):
+        with pytest.raises(RuntimeError, match="do not fit each other"):
+            replay.gather(replace(draw, **change))
