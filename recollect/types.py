@@ -17,6 +17,9 @@ Array = np.ndarray
 Observation = dict[str, Array]
 Metrics = dict[str, float]
 
+TEXT_WORDS, TEXT_BUCKETS = 16, 1_000
+"""Words kept of a text observation, and how many different ones are told apart."""
+
 NO_ACTION = -1
 """The previous action at an episode's start, where actions are discrete: one-hot, all zeros."""
 
@@ -156,10 +159,15 @@ def _wanted(kind: Any) -> str:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape (without batch or time) and dtype of one array."""
+    """Shape (without batch or time) and dtype of one array.
+
+    `kind` "text" marks [`TEXT_WORDS`] int16 hashed words, each from 1 to `TEXT_BUCKETS`, then zeros
+    where there is none.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "float32"
+    kind: str = ""
 
     @property
     def nbytes(self) -> int:
