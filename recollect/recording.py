@@ -170,7 +170,7 @@ class _Stage:
         self.renders = False
         self._spec = spec
         self._single: gym.Env[Any, Any] | None = None
-        if registry.only_vectors(spec.id):
+        if registry.only_vectors(spec.id, spec.kwargs):
             self.env = registry.make(spec.id, 1, dict(spec.kwargs))
             if renders:
                 self._tell_why(tell, "it is only a vector environment")
@@ -231,8 +231,7 @@ class _Stage:
 
 
 def _make(spec: EnvSpec, **more: Any) -> gym.Env[Any, Any]:
-    arguments: dict[str, Any] = {**spec.kwargs, **more}
-    return gym.make(spec.id, disable_env_checker=True, **arguments)
+    return registry.maker(spec.id, {**spec.kwargs, **more})[1]()
 
 
 def _frame_fault(frame: Any) -> str:

@@ -17,6 +17,9 @@ Array = np.ndarray
 Observation = dict[str, Array]
 Metrics = dict[str, float]
 
+TEXT_WORDS, TEXT_BUCKETS = 16, 1_000
+"""Words kept of a text observation, and how many different ones are told apart."""
+
 NO_ACTION = -1
 """The previous action at an episode's start, where actions are discrete: one-hot, all zeros."""
 
@@ -160,7 +163,8 @@ def _wanted(kind: Any) -> str:
 class ArraySpec:
     """Shape (without batch or time) and dtype of one array.
 
-    `kind` "text" marks a row of hashed words, int16, where 0 is no word.
+    `kind` "text" marks [`TEXT_WORDS`] int16 hashed words, each from 1 to `TEXT_BUCKETS`, then zeros
+    where there is none.
     """
 
     shape: tuple[int, ...]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
@@ -50,17 +49,10 @@ class Subject:
 def examine(request: Request, sheet: Sheet, patience: float) -> Subject | None:
     """Make it, look at its spaces, play it; None if it cannot be made."""
     subject: Subject | None = None
-    if request.env.startswith("ALE/") and request.env not in gym.registry:
-        sheet.fail(
-            "made",
-            f"{request.env} is not registered before its module is imported",
-            f"pip install 'recollect[atari]', and write ale_py:{request.env}",
-        )
-        return None
     with sheet.stage("made"):
         begun = time.perf_counter()
         spec, (observation_space, action_space) = registry.describe(request.env, request.env_kwargs)
-        env = None if registry.only_vectors(spec.id) else playing.make(spec)
+        env = None if registry.only_vectors(spec.id, spec.kwargs) else playing.make(spec)
         seconds = time.perf_counter() - begun
         subject = Subject(spec, env)
         sheet.ok("made", f"{spec.id} was made in {seconds:.2g} s", round(seconds, 4))

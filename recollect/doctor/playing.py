@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from recollect.doctor.sheet import Budget
+from recollect.envs import registry
 from recollect.types import EnvSpec
 
 Env = gym.Env[Any, Any]
@@ -17,8 +18,7 @@ Env = gym.Env[Any, Any]
 
 def make(spec: EnvSpec) -> Env:
     """The environment as its author has it, with Gymnasium's own wrappers only."""
-    arguments: dict[str, Any] = dict(spec.kwargs)
-    return gym.make(spec.id, disable_env_checker=True, **arguments)
+    return registry.maker(spec.id, spec.kwargs)[1]()
 
 
 def actions(env: Env, seed: int) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -38,7 +39,12 @@ class Family:
     elsewhere: str = ""
 
 
-FAMILIES = (Family("atari", ("ALE/",), "ale_py", "recollect.envs.atari", "obs_type"),)
+FAMILIES = (
+    Family("atari", ("ALE/",), "ale_py", "recollect.envs.atari", "obs_type"),
+    Family("vizdoom", ("Vizdoom",), "vizdoom.gymnasium_wrapper", "recollect.envs.doom"),
+    Family("minigrid", ("MiniGrid-", "BabyAI-"), "minigrid", "recollect.envs.grid"),
+    Family("popgym", ("popgym-",), "popgym"),
+)
 _GYMNASIUMS = ("max_episode_steps", "render_mode")
 """Arguments that every environment takes, and that are no options of its family."""
 
@@ -58,6 +64,8 @@ def load(env_id: str) -> None:
     known = family(env_id)
     if known is None:
         return
+    # pygame greets everybody who imports it.
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         importlib.import_module(known.package)
     except ImportError as error:

@@ -7,22 +7,43 @@
 | MultiDiscrete | one-hots side by side, float32 [sum of nvec] |
 | MultiBinary | float32 of its shape |
 | Dict, Tuple | each leaf by its own row above, keys joined by "/" ("0", "1", ... in a Tuple) |
-| Text, Graph, Sequence, OneOf | refused by name |
+| Text | hashed words, int16 [16], see `words` |
+| Graph, Sequence, OneOf | refused by name |
 
 A space that is a single leaf goes by the key "observation".
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from recollect.types import ActionSpec, Array, ArraySpec, ConfigError, Observation
+from recollect.types import (
+    TEXT_BUCKETS,
+    TEXT_WORDS,
+    ActionSpec,
+    Array,
+    ArraySpec,
+    ConfigError,
+    Observation,
+)
 
 ROOT = "observation"
+
+
+def words(text: str) -> Array:
+    """A text as the hashes of its first 16 words, 1 + crc32(word) mod 1000, int16 [16].
+
+    Words are what stands between white space, in small letters; 0 is none. The same everywhere.
+    """
+    row = np.zeros(TEXT_WORDS, np.int16)
+    for i, word in enumerate(text.lower().split()[:TEXT_WORDS]):
+        row[i] = 1 + zlib.crc32(word.encode("utf-8", "surrogatepass")) % TEXT_BUCKETS
+    return row
 
 
 class _Leaf:
@@ -39,6 +60,14 @@ class _Leaf:
         for step in self.path:
             observation = observation[step]
         return observation
+
+    def read(self, value: Any) -> Any:
+        """One observation's value as it is put into arrays like those of `Encoder.empty`."""
+        return value
+
+    def rows(self, values: Any) -> Array:
+        """What a batch has for this leaf, as one array."""
+        return np.asarray(values)
 
     def mismatch(self, value: Any, shape: tuple[int, ...]) -> str:
         """What is wrong with the shape or dtype of `value`, or an empty string."""
@@ -117,6 +146,36 @@ class _OneHot(_Leaf):
         return array
 
 
+class _Text(_Leaf):
+    """Words, hashed as soon as they are seen; a batch is of texts or of rows of hashes."""
+
+    def __init__(self, key: str, path: tuple[str | int, ...], space: spaces.Space[Any]) -> None:
+        super().__init__(key, path, space)
+        self.shape, self.dtype = (TEXT_WORDS,), np.dtype(np.int16)
+        self.spec = ArraySpec(self.shape, self.dtype.name, "text")
+
+    def read(self, value: Any) -> Any:
+        return words(value) if isinstance(value, str) else value
+
+    def rows(self, values: Any) -> Array:
+        if isinstance(values, np.ndarray) and values.dtype == self.dtype:
+            return values
+        texts = [self.read(value) for value in values]
+        return np.stack(texts) if texts else np.zeros((0, *self.shape), self.dtype)
+
+    def mismatch(self, value: Any, shape: tuple[int, ...]) -> str:
+        if isinstance(value, str) or (
+            isinstance(value, np.ndarray) and (value.shape, value.dtype) == (shape, self.dtype)
+        ):
+            return ""
+        return f"observation {self.key!r} is {type(value).__name__}, its space says Text"
+
+    def encode(
+        self, values: Array, slots: Sequence[int], faults: dict[int, str], hands_over: bool
+    ) -> Array:
+        return values.copy()
+
+
 def _leaves(space: spaces.Space[Any], env_id: str, path: tuple[str | int, ...] = ()) -> list[_Leaf]:
     key = "/".join(str(step) for step in path) or ROOT
     if isinstance(space, spaces.Dict):
@@ -127,6 +186,8 @@ def _leaves(space: spaces.Space[Any], env_id: str, path: tuple[str | int, ...] =
         return [_OneHot(key, path, space)]
     elif isinstance(space, (spaces.Box, spaces.MultiBinary)):
         return [_Dense(key, path, space)]
+    elif isinstance(space, spaces.Text):
+        return [_Text(key, path, space)]
     else:
         raise ConfigError(
             f"{env_id}: observation {key!r} is {type(space).__name__}, numbers in arrays of a "
@@ -183,7 +244,7 @@ class Encoder:
         observation: Observation = {}
         for leaf in self._leaves:
             try:
-                values = np.asarray(leaf.find(batch))
+                values = leaf.rows(leaf.find(batch))
             except (KeyError, IndexError, TypeError) as error:
                 raise RuntimeError(f"observation {leaf.key!r} is missing") from error
             wrong = leaf.mismatch(values, (len(slots), *leaf.shape))
@@ -225,7 +286,7 @@ class Encoder:
         if not wrong:
             with np.errstate(over="ignore"):  # what does not fit is inf, which `encode` finds
                 for leaf in self._leaves:
-                    arrays[leaf.key][row] = leaf.find(observation)
+                    arrays[leaf.key][row] = leaf.read(leaf.find(observation))
         return wrong
 
     def mismatch(self, observation: Any) -> str:

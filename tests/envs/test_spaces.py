@@ -148,8 +148,7 @@ def test_an_encoding_shares_no_memory_with_the_batch():
 @pytest.mark.parametrize(
     ("space", "key", "kind"),
     [
-        (spaces.Text(5), "observation", "Text"),
-        (spaces.Dict({"image": spaces.Discrete(2), "mission": spaces.Text(9)}), "mission", "Text"),
+        (spaces.Sequence(spaces.Discrete(2)), "observation", "Sequence"),
         (spaces.Tuple([spaces.Discrete(2), spaces.Sequence(spaces.Discrete(2))]), "1", "Sequence"),
         (
             spaces.Dict({"a": spaces.Dict({"g": spaces.Graph(spaces.Discrete(2), None)})}),
