@@ -73,6 +73,8 @@ def summary(scored: str, figures: Mapping[str, Any], pinball: float) -> list[str
         rows.append((name, *numbers, f"{row['normalised']:,.1f}%"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{'scores':{MARGIN}}{scored}"]
+    if figures["scored"]:
+        lines.append(f"{'':{MARGIN}}{figures['scored']}")
     lines += [f"{'references':{MARGIN}}{table.title}: {figures['references']}", ""]
     for first, *rest in rows:
         cells = (f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))

@@ -22,6 +22,8 @@ from recollect.scores.references import (
 )
 from recollect.types import ConfigError, shown
 
+SCORED = "final evaluation: greedy, last parameters, the run's own environment"
+
 
 def human_normalised(
     scores: Any,
@@ -42,7 +44,8 @@ def human_normalised(
             report; with no-op starts alone.
         column: of a CSV file of several columns.
     Returns:
-        `table`, `starts` and `references`, whose they are; `games`: of each its `score`, `random`,
+        `scored`, what of a run is scored, None otherwise; `table`, `starts` and `references`, whose
+        they are; `games`: of each its `score`, `random`,
         `human`, `normalised` and how many `runs`; `median`, `mean` and `mean_capped` (each game at
         100 at most) of `normalised`; `above_human`, how many scores are above the human one; over
         `n` games `of` the table's; those `missing`, and those `left_out`, which have no reference
@@ -66,6 +69,7 @@ def human_normalised(
     games = {game: _game(known[game], values) for game, values in found.items()}
     values = [game["normalised"] for game in games.values()]
     return {
+        "scored": SCORED if _are_runs(scores) else None,
         "table": table,
         "starts": starts if TABLES[table].sources else None,
         "references": TABLES[table].sources.get(starts, TABLES[table].source),

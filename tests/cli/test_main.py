@@ -64,6 +64,11 @@ WRONG = [
     (["evaluate", "empty", "--seed", "x"], "--seed: wanted a whole number, got 'x'"),
     (["evaluate", "empty", "empty"], "unexpected word 'empty': RUN is 'empty'"),
     (["evaluate", "damaged"], "damaged/config.json: expected JSON, found damage ..."),
+    (["score"], "score needs a file of scores by game, or the folders of finished runs"),
+    (["score", "nothing"], "there is no file or run nothing"),
+    (["score", "empty"], "empty has no final evaluation: let the run end, ..."),
+    (["score", "taken/note.txt"], "taken/note.txt: wanted JSON, or CSV that begins with ..."),
+    (["score", "nothing", "--startss", "x"], "unknown option --startss: did you mean --starts?"),
     (["record", "nothing"], "nothing is not a run: ..."),
     (["record", "empty", "--out", "a.avi"], "wanted a file that ends in ..."),
     (["export", "empty"], "export needs a run's folder and ..."),
@@ -157,6 +162,7 @@ def test_help_and_version_load_nothing_heavy(tmp_path: Path) -> None:
     lines = [[], ["--help"], ["--version"], ["train", "--help"], ["train", "drqn", "-h"]]
     lines += [
         ["evaluate", "--help"],
+        ["score", "--help"],
         ["plot", "--help"],
         ["record", "-h"],
         ["inspect", "-h"],

@@ -171,7 +171,10 @@ def test_runs_count_with_their_final_evaluation_and_runs_of_a_game_with_their_me
         write_run(tmp_path / "b", "ALE/Pong-v5", ended),
         write_run(tmp_path / "c", "ale_py:ALE/Qbert-v5", ended),
     ]
-    games = human_normalised(runs)["games"]
+    found = human_normalised(runs)
+    games = found["games"]
+    assert found["scored"].startswith("final evaluation: greedy, last parameters")
+    assert human_normalised({"pong": 1})["scored"] is None
     assert [(game, row["score"], row["runs"]) for game, row in games.items()] == [
         ("pong", (7 + 3) / 2, 2),
         ("qbert", 3, 1),

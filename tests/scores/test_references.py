@@ -79,7 +79,6 @@ def test_the_tables_are_files_of_the_package() -> None:
         assert text.count("\n") == len(references(name)) + 1
 
 
-@pytest.mark.slow
 def test_a_wheel_holds_the_tables(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
