@@ -59,6 +59,7 @@ WRONG = [
     (["evaluate", "nothing"], "nothing is not a run: ..."),
     (["evaluate", "empty"], "there is no 'last' or 'failed' checkpoint in empty/checkpoints"),
     (["evaluate", "empty", "--which", "bst"], "unknown parameters bst: did you mean best?"),
+    (["evaluate", "empty", "--protocol", "nop30"], "unknown protocol nop30: did you mean noop30?"),
     (["evaluate", "empty", "--episodes", "0"], "episodes must be 1 or more, got 0"),
     (["evaluate", "empty", "--epsilon", "2"], "epsilon must lie in [0, 1], got 2.0"),
     (["evaluate", "empty", "--seed", "x"], "--seed: wanted a whole number, got 'x'"),
