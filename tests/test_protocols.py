@@ -64,19 +64,22 @@ TAKEN = {
 gymnasium.register("tests/Console-v0", entry_point=Console)
 
 
+OWN = {"full_action_space": False, "noop_max": 7, "reward_clipping": True, FRAME_CAP: 400}
+"""What the run says of its environment."""
+
+
 @pytest.fixture
 def console(tmp_path: Path) -> Path:
     Console.made.clear()
-    own = {"full_action_space": False}
-    return made("tests/Console-v0", "Counter", env_kwargs=own).save(tmp_path / "console")
+    return made("tests/Console-v0", "Counter", env_kwargs=OWN).save(tmp_path / "console")
 
 
 def test_greedy_is_the_runs_own_environment(console: Path) -> None:
     found = recollect.evaluate(console)
     assert (found["return_mean"], found["episodes"]) == (5, 20)
-    assert found["env"] == {"id": "tests/Console-v0", "kwargs": {"full_action_space": False}}
+    assert found["env"] == {"id": "tests/Console-v0", "kwargs": OWN}
     assert (found["protocol"], found["epsilon"]) == ("greedy", 0)
-    assert (found["frame_cap"], found["step_cap"]) == (None, 27_000)
+    assert (found["frame_cap"], found["step_cap"]) == (400, 27_000)
     assert found == recollect.evaluate(console, 20, 1, "last", 0.0, "greedy")
 
 
