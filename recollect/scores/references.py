@@ -76,9 +76,7 @@ TABLES = {
 @cache
 def _rows(name: str) -> dict[str, dict[str, str]]:
     text = resources.files("recollect.scores").joinpath(f"{name}.csv").read_text(encoding="utf-8")
-    first, *_ = columns = next(csv.reader([text.partition("\n")[0]]))
-    cells = csv.DictReader(text.splitlines()[1:], columns)
-    return {row[first]: row for row in cells}
+    return {next(iter(row.values())): row for row in csv.DictReader(text.splitlines())}
 
 
 def references(
