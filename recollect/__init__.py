@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recollect.evaluation import LoadedAgent, evaluate, load
+    from recollect.scores.normalised import human_normalised
     from recollect.training import Job, Run, prepare, resume, train
     from recollect.types import ConfigError
 
 __version__ = "0.1.0"
 __all__ = [
-    "ConfigError", "Job", "LoadedAgent", "Run", "evaluate", "load", "prepare", "resume", "train",
+    "ConfigError", "Job", "LoadedAgent", "Run", "evaluate", "human_normalised", "load", "prepare",
+    "resume", "train",
 ]  # fmt: skip
 
 _HOMES = {
     **dict.fromkeys(("Job", "Run", "prepare", "resume", "train"), "recollect.training"),
     **dict.fromkeys(("LoadedAgent", "evaluate", "load"), "recollect.evaluation"),
     "ConfigError": "recollect.types",
+    "human_normalised": "recollect.scores.normalised",
 }
 
 

@@ -13,6 +13,7 @@ from recollect import __version__, presets
 from recollect.envs import registry
 from recollect.envs.spaces import Encoder, first_action
 from recollect.machine import threads
+from recollect.protocols import FRAME_CAP, PROTOCOLS, Protocol
 from recollect.run.folder import RunFolder, write_atomic
 from recollect.types import Array, ConfigError, EnvSpec, Observation
 
@@ -231,18 +232,36 @@ def load(run: Any, which: str = "last", batch: int | None = None) -> LoadedAgent
 
 
 def evaluate(
-    run: Any, episodes: int = 20, seed: int = 1, which: str = "last", epsilon: float = 0.0
+    run: Any,
+    episodes: int | None = None,
+    seed: int = 1,
+    which: str = "last",
+    epsilon: float | None = None,
+    protocol: str | Protocol = "greedy",
 ) -> dict[str, Any]:
-    """Greedy evaluation of a run: raw undiscounted returns.
+    """Evaluation of a run: raw undiscounted returns.
 
     Args:
-        run: as for `load`. episodes: 1 or more. seed: of the episodes' starts.
+        run: as for `load`. seed: of the episodes' starts.
+        protocol: a name in `PROTOCOLS`, or one of your own; "greedy" is 20 episodes without
+            exploration in the run's own environment.
+        episodes, epsilon: others than the protocol's; 1 or more, and in [0, 1].
     Returns:
-        return_mean, return_median, return_iqm, return_ci95, episodes, env_steps, seed, which.
+        return_mean, return_median, return_iqm, return_ci95, and what they are of: episodes,
+        env_steps, seed, which, protocol, epsilon, env (id and kwargs), and the most that one
+        episode may take: frame_cap, which the environment keeps (None: it has none of that name),
+        and step_cap, which we do.
     Raises:
-        ConfigError, CheckpointError: as `load`.
+        ConfigError: as `load`; or the environment cannot follow the protocol.
+        CheckpointError: as `load`.
         EnvError: an environment failed. In processes of its own, where the run had it so.
     """
+    if not isinstance(protocol, Protocol):
+        if protocol not in PROTOCOLS:
+            raise presets.nearest("protocol", protocol, PROTOCOLS)
+        protocol = PROTOCOLS[protocol]
+    episodes = protocol.episodes if episodes is None else episodes
+    epsilon = protocol.epsilon if epsilon is None else epsilon
     if episodes < 1:
         raise ConfigError(f"episodes must be 1 or more, got {episodes}")
     if not 0 <= seed < 2**64:
@@ -255,14 +274,21 @@ def evaluate(
     from recollect.agents.running import Running
     from recollect.run.statistics import summary
 
+    env_spec = _following(protocol, agent.env_spec)
+    cap = env_spec.kwargs.get(FRAME_CAP)
+    frame_cap = cap if isinstance(cap, int) else None
+    longest = evaluating.LONGEST
+    if frame_cap and FRAME_CAP in protocol.env_kwargs:
+        longest = frame_cap  # no step is less than a frame: the environment ends it
     settings = agent.config["config"]
     with threads(computing.threads(Running(threads=settings["threads"]), agent.env_spec)):
         played = evaluating.evaluate_on(
-            agent.env_spec,
+            env_spec,
             agent.policy,
             episodes,
             seed,
             epsilon,
+            longest=longest,
             processes=settings["env_processes"],
             deadline=settings["env_deadline"],
         )
@@ -271,4 +297,28 @@ def evaluate(
         "env_steps": agent.env_steps,
         "seed": seed,
         "which": which,
+        "protocol": protocol.name,
+        "epsilon": epsilon,
+        "frame_cap": frame_cap,
+        "step_cap": longest,
+        "env": {"id": env_spec.id, "kwargs": dict(env_spec.kwargs)},
     }
+
+
+def _following(protocol: Protocol, env_spec: EnvSpec) -> EnvSpec:
+    """The environment with what the protocol sets of it; ConfigError if it cannot be had."""
+    if not protocol.env_kwargs:
+        return env_spec
+    try:
+        found = registry.env_spec(env_spec.id, {**env_spec.kwargs, **protocol.env_kwargs})
+    except ConfigError as error:
+        raise ConfigError(
+            f"protocol {protocol.name} cannot be followed: {error}; protocol greedy takes the "
+            "run's environment as it is"
+        ) from error
+    if (found.observation, found.action) != (env_spec.observation, env_spec.action):
+        raise ConfigError(
+            f"protocol {protocol.name} changes the observations or actions of {env_spec.id}: an "
+            "agent needs those it was trained with"
+        )
+    return found

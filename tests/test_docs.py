@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import recollect
+from recollect import cli
+from recollect.protocols import FRAME_CAP, PROTOCOLS
 from tests.untrained import made
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +76,28 @@ def test_an_environment_of_ones_own() -> None:
     assert figures["return_mean"] > 0.9
     command("record run --out shown.png")
     assert Path("shown.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_evaluation_by_a_protocol_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(code("docs/evaluation.md"), "docs/evaluation.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_the_page_on_evaluation_has_every_protocol_and_what_score_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs/evaluation.md").read_text()
+    for name, protocol in PROTOCOLS.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}`")]
+        assert f"| {protocol.episodes} | {protocol.epsilon:g} |" in row
+        assert not protocol.env_kwargs or f"| {protocol.env_kwargs[FRAME_CAP]:,} |" in row
+    shown = [line[4:] for line in page.partition("    $ recollect score")[2].splitlines()[1:]]
+    scores = {"pong": 20.9, "qbert": 15000, "video_pinball": 50000}
+    Path("scores.json").write_text(json.dumps(scores))
+    assert cli.main(["score", "scores.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cut = shown.index("                ...")
+    assert shown[:cut] == lines[:cut]
 
 
 ALONE = """

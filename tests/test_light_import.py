@@ -32,6 +32,7 @@ def packages_loaded_by(statement: str) -> set[str]:
         "import recollect; dir(recollect); recollect.__version__",
         "from recollect import ConfigError",
         "import recollect.__main__",
+        "import recollect; recollect.human_normalised({'pong': 1})",
         "import recollect.roles, recollect.program, recollect.parameters",
     ],
 )

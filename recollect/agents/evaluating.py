@@ -46,17 +46,19 @@ def evaluate(
     seed: int,
     epsilon: float = 0.0,
     interrupted: Callable[[], bool] = never,
+    longest: int | None = None,
 ) -> Episodes:
     """Play exactly `episodes` episodes, number i from a start that depends on `seed` and i alone.
 
     Each slot plays its own share to the end, so long episodes count as much as short ones. Only an
-    episode of `LONGEST` steps is cut there, as a greedy policy may go round in circles for ever.
+    episode of `longest` steps (None: `LONGEST`) is cut there, as a greedy policy may go round in
+    circles for ever.
 
     Raises:
         EnvError: an environment failed, or gave something that is not finite.
         InterruptedEvaluation: `interrupted()` was true between two steps.
     """
-    slots = env.num_envs
+    slots, most = env.num_envs, longest or LONGEST
     numbers = np.arange(slots)
     playing = numbers < episodes
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
@@ -88,7 +90,7 @@ def evaluate(
         lengths[numbers[counted]] += 1
         elapsed += step.valid
         carry = policy.advance(carry, observation, state, actions, step)
-        ended = ((step.terminated | step.truncated) & step.valid) | (elapsed >= LONGEST)
+        ended = ((step.terminated | step.truncated) & step.valid) | (elapsed >= most)
         ended[list(step.faults)] = True  # of slots that have played their share
         observation = step.observation
         if ended.any():
@@ -107,12 +109,13 @@ def evaluate_on(
     seed: int,
     epsilon: float = 0.0,
     interrupted: Callable[[], bool] = never,
+    longest: int | None = None,
     **how: Any,
 ) -> Episodes:
     """`evaluate` in environments that are made for it, `how` as in `registry.make`, and closed."""
     slots = min(episodes, policy.ROWS)
     with closing(registry.make(env_spec.id, slots, dict(env_spec.kwargs), **how)) as env:
-        return evaluate(policy, env, episodes, seed, epsilon, interrupted)
+        return evaluate(policy, env, episodes, seed, epsilon, interrupted, longest)
 
 
 def evaluation_seeds(seed: int, numbers: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The command line: `recollect train`, `evaluate`, `plot`, `record`, `inspect`, `export`.
+"""The command line: `recollect train`, `resume`, `evaluate`, `score`, `plot` and the rest.
 
 Whatever is wrong with the words is answered by one line, before torch is loaded.
 """
@@ -19,7 +19,7 @@ from importlib import import_module
 from recollect import __version__
 from recollect.cli import lazy
 
-COMMANDS = ("train", "resume", "evaluate", "plot", "record", "inspect", "export", "doctor")
+COMMANDS = ("train", "resume", "evaluate", "score", "plot", "record", "inspect", "export", "doctor")
 HELP = """\
 recollect trains agents from replayed experience gathered by many actors.
 
@@ -28,6 +28,7 @@ usage: {program} COMMAND ...
   train AGENT --env ID   train an agent (r2d2, drqn) on a Gymnasium environment
   resume RUN             go on with a run that was stopped or killed
   evaluate RUN           play episodes with a trained agent and print returns
+  score FILE             human-normalised scores of Atari-57 or DMLab-30
   plot RUN...            draw learning curves; of several runs mean and interval
   record RUN             play an episode into a video or a picture
   inspect RUN            what a run is, how it stands, what is in its replay

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recollect import evaluation
 from recollect.cli import words
 from recollect.cli.words import Option
+from recollect.presets import nearest
+from recollect.protocols import FRAME_CAP, PROTOCOLS
 
+BOTH = "both"
 OPTIONS = [
-    Option("--episodes", "N", "episodes to play", words.whole, 20),
+    Option("--protocol", "NAME", f"how to play: {', '.join(PROTOCOLS)}", default="greedy"),
+    Option("--episodes", "N", "episodes to play", words.whole, shown="protocol"),
     Option("--seed", "N", "of the episodes' starts", words.whole, 1),
-    Option("--which", "NAME", "last or best parameters", default="last"),
-    Option("--epsilon", "X", "share of random actions; 0: greedy", words.number, 0.0),
+    Option("--which", "NAME", "last or best parameters, or both side by side", default="last"),
+    Option("--epsilon", "X", "share of random actions", words.number, shown="protocol"),
     Option("--json", "", "the last line is one JSON object"),
     words.HELP,
 ]
@@ -30,7 +35,8 @@ def command(given: Sequence[str]) -> None:
     if words.wants_help(given):
         words.show_page(
             "evaluate RUN [OPTION ...]",
-            "Plays whole episodes with a trained agent, and prints their raw undiscounted returns.",
+            "Plays whole episodes with a trained agent, and prints their raw undiscounted returns. "
+            "A protocol sets what an Atari score depends on: " + "; ".join(_described()) + ".",
             {"what": [Option("RUN", "", "a run's folder"), *OPTIONS]},
         )
         return
@@ -42,28 +48,71 @@ def command(given: Sequence[str]) -> None:
         required="evaluate needs a run: give its folder",
     )
     run, as_json = found.pop("RUN"), found.pop("json", False)
-    figures = evaluation.evaluate(run, **found)
-    if as_json:
-        print(json.dumps(_without_nan(figures), allow_nan=False))
+    which = found.pop("which")
+    if which not in (*evaluation.WHICH, BOTH):
+        raise nearest("parameters", which, (*evaluation.WHICH, BOTH))
+    if which == BOTH:  # first the best, which a run may not have
+        played = {name: evaluation.evaluate(run, which=name, **found) for name in ("best", "last")}
     else:
-        print(_summary(run, figures, found["epsilon"]))
+        played = {which: evaluation.evaluate(run, which=which, **found)}
+    if as_json:
+        print(json.dumps(_without_nan(played if which == BOTH else played[which]), allow_nan=False))
+    else:
+        print("\n".join(_summary(run, [played[name] for name in sorted(played, reverse=True)])))
 
 
-def _summary(run: str, figures: dict[str, Any], epsilon: float) -> str:
-    low, high = figures["return_ci95"]
-    interval = "" if math.isnan(low) else f"  (95% interval {low:,.2f} to {high:,.2f})"
-    episodes = f"{figures['episodes']:,} episode{'' if figures['episodes'] == 1 else 's'}"
-    how = "greedy" if epsilon == 0 else f"epsilon {epsilon:g}"
-    return "\n".join(
-        [
-            f"run                 {run}",
-            f"parameters          {figures['which']}, after {figures['env_steps']:,} steps",
-            f"played              {episodes}, {how}, seed {figures['seed']}",
-            f"mean return         {figures['return_mean']:,.2f}{interval}",
-            f"median              {figures['return_median']:,.2f}",
-            f"interquartile mean  {figures['return_iqm']:,.2f}",
-        ]
-    )
+def _described() -> list[str]:
+    return [
+        f"{each.name}, {each.episodes} episodes, epsilon {each.epsilon:g}"
+        + (f", at most {each.env_kwargs[FRAME_CAP]:,} frames" if each.env_kwargs else "")
+        for each in PROTOCOLS.values()
+    ]
+
+
+def _summary(run: str, played: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines for a person: what was played, then a column for each set of parameters."""
+    first = played[0]
+    protocol = PROTOCOLS[first["protocol"]]
+    count = f"{first['episodes']:,} episode{'' if first['episodes'] == 1 else 's'}"
+    how = "greedy" if first["epsilon"] == 0 else f"epsilon {first['epsilon']:g}"
+    if first["epsilon"] != protocol.epsilon:
+        how += f" instead of {protocol.epsilon:g}"
+    caps = [f"{first['frame_cap']:,} frames"] if first["frame_cap"] else []
+    if not protocol.env_kwargs:
+        caps.append(f"{first['step_cap']:,} steps")
+    lines = [
+        f"run                 {run}",
+        *_wrapped("protocol", f"{protocol.name}: {protocol.source}"),
+        *_environment(first["env"]),
+        f"played              {count}, {how}, seed {first['seed']}",
+        f"{'':20}at most {' or '.join(caps)} each",
+    ]
+    rows: dict[str, list[str]] = {
+        "parameters": [f"{each['which']}, after {each['env_steps']:,} steps" for each in played],
+        "mean return": [f"{each['return_mean']:,.2f}" for each in played],
+        "95% interval": [_interval(*each["return_ci95"]) for each in played],
+        "median": [f"{each['return_median']:,.2f}" for each in played],
+        "interquartile mean": [f"{each['return_iqm']:,.2f}" for each in played],
+    }
+    width = max(len(cell) for cells in rows.values() for cell in cells)
+    for name, cells in rows.items():
+        if any(cells):
+            lines.append(f"{name:20}{'  '.join(f'{cell:{width}}' for cell in cells)}".rstrip())
+    return lines
+
+
+def _environment(env: Mapping[str, Any]) -> list[str]:
+    settings = ", ".join(f"{name} {value}" for name, value in env["kwargs"].items())
+    return [f"environment         {env['id']}", *_wrapped("", settings)]
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    parts = textwrap.wrap(text, 80 - 20)
+    return [f"{'' if number else label:20}{part}" for number, part in enumerate(parts)]
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f"{low:,.2f} to {high:,.2f}"
 
 
 def _without_nan(value: Any) -> Any:

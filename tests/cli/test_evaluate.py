@@ -17,36 +17,58 @@ FIGURES = {
     "env_steps": 70_000,
     "seed": 3,
     "which": "best",
+    "protocol": "greedy",
+    "epsilon": 0.0,
+    "frame_cap": None,
+    "step_cap": 27_000,
+    "env": {"id": "recollect/Recall-v0", "kwargs": {}},
+}
+ATARI = {
+    "protocol": "noop30",
+    "epsilon": 0.001,
+    "frame_cap": 108_000,
+    "step_cap": 108_000,
+    "env": {"id": "ALE/Pong-v5", "kwargs": {"noop_max": 30, "reward_clipping": False}},
 }
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Stands for `evaluation.evaluate`: what it was asked, and with `figures` what it answers."""
-    seen: dict[str, Any] = {"figures": dict(FIGURES)}
+    """Stands for `evaluation.evaluate`: what it was asked, and with `figures` what it answers.
+
+    `order` is of the parameters asked for.
+    """
+    seen: dict[str, Any] = {"figures": dict(FIGURES), "order": []}
 
     def evaluate(run: str, **rest: Any) -> dict[str, Any]:
         seen.update(run=run, **rest)
-        answer: dict[str, Any] = seen["figures"]
-        return answer
+        seen["order"].append(rest["which"])
+        return dict(seen["figures"])
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     return seen
 
 
-def test_the_defaults_are_twenty_greedy_episodes_with_the_last_parameters(
+def test_the_defaults_are_the_greedy_protocol_with_the_last_parameters(
     asked: dict[str, Any],
 ) -> None:
     assert cli.main(["evaluate", "a"]) == 0
-    del asked["figures"]
-    assert asked == {"run": "a", "episodes": 20, "seed": 1, "which": "last", "epsilon": 0.0}
+    del asked["figures"], asked["order"]
+    assert asked == {"run": "a", "protocol": "greedy", "seed": 1, "which": "last"}
 
 
 def test_words_reach_the_evaluation(asked: dict[str, Any]) -> None:
-    line = "evaluate --episodes 50 --seed 3 a --which best --epsilon 0.25 --json"
+    line = "evaluate --episodes 50 --seed 3 a --which best --epsilon 0.25 --protocol noop30 --json"
     assert cli.main(line.split()) == 0
-    del asked["figures"]
-    assert asked == {"run": "a", "episodes": 50, "seed": 3, "which": "best", "epsilon": 0.25}
+    del asked["figures"], asked["order"]
+    assert asked == {
+        "run": "a",
+        "episodes": 50,
+        "seed": 3,
+        "which": "best",
+        "epsilon": 0.25,
+        "protocol": "noop30",
+    }
 
 
 def test_json_is_the_last_line(asked: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,21 +90,65 @@ def test_the_text_says_it_all(asked: dict[str, Any], capsys: pytest.CaptureFixtu
     assert cli.main(["evaluate", "runs/a", "--seed", "3"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "run                 runs/a",
-        "parameters          best, after 70,000 steps",
+        "protocol            greedy: the run's own environment, no exploration",
+        "environment         recollect/Recall-v0",
         "played              50 episodes, greedy, seed 3",
-        "mean return         432.12  (95% interval 401.00 to 463.25)",
+        "                    at most 27,000 steps each",
+        "parameters          best, after 70,000 steps",
+        "mean return         432.12",
+        "95% interval        401.00 to 463.25",
         "median              500.00",
         "interquartile mean  481.50",
     ]
 
 
+def test_the_text_of_a_protocol_names_what_it_sets(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked["figures"] |= ATARI
+    assert cli.main(["evaluate", "runs/a", "--protocol", "noop30"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("protocol            noop30: R2D2 (Kapturowski et al. 2019)")
+    assert lines[4:8] == [
+        "environment         ALE/Pong-v5",
+        "                    noop_max 30, reward_clipping False",
+        "played              50 episodes, epsilon 0.001, seed 3",
+        "                    at most 108,000 frames each",
+    ]
+    assert max(map(len, lines)) <= 80
+
+
 def test_the_text_of_one_episode_has_no_interval(
     asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked["figures"] |= {"return_ci95": [math.nan, math.nan], "episodes": 1}
+    asked["figures"] |= {"return_ci95": [math.nan, math.nan], "episodes": 1, "epsilon": 0.5}
     assert cli.main(["evaluate", "runs/a", "--epsilon", "0.5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2:4] == [
-        "played              1 episode, epsilon 0.5, seed 3",
-        "mean return         432.12",
+    assert lines[3] == "played              1 episode, epsilon 0.5 instead of 0, seed 3"
+    assert [line.split()[0] for line in lines[5:]] == [
+        "parameters",
+        "mean",
+        "median",
+        "interquartile",
     ]
+
+
+def test_both_parameters_stand_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = {"which": "last", "env_steps": 80_000, "return_mean": 1_000.0}
+
+    def evaluate(run: str, **rest: Any) -> dict[str, Any]:
+        asked["order"].append(rest["which"])
+        return FIGURES | (last if rest["which"] == "last" else {})
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    assert cli.main(["evaluate", "a", "--which", "both"]) == 0
+    assert capsys.readouterr().out.splitlines()[5:7] == [
+        "parameters          last, after 80,000 steps  best, after 70,000 steps",
+        "mean return         1,000.00                  432.12",
+    ]
+    assert asked["order"] == ["best", "last"], "a run may have no best ones: told at once"
+    assert cli.main(["evaluate", "a", "--which", "both", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found == {"last": FIGURES | last, "best": FIGURES}
