@@ -33,7 +33,7 @@ def _layout(spec: ArraySpec, stack: int) -> tuple[int, ...]:
 
 
 def channels_last(spec: ArraySpec) -> bool:
-    """Whether an image of three dimensions is [H, W, C]: where its last one is not the longest."""
+    """Whether an image is [H, W, C], told by its last side being no longer than its first."""
     return len(spec.shape) == 3 and spec.shape[2] <= spec.shape[0]
 
 
@@ -62,7 +62,8 @@ def flattened(
             x = x if channels_last(spec) else x.movedim(2, -1)
             steps = len(x) - stack + 1
             rows = torch.cat([x[k : k + steps] for k in range(stack)], -1) if stack > 1 else x
-            found[key] = rows.flatten(0, 1).permute(0, 3, 1, 2)
+            images = rows.flatten(0, 1).permute(0, 3, 1, 2)
+            found[key] = images.contiguous(memory_format=torch.channels_last)
     return found
 
 
@@ -77,7 +78,7 @@ def _grey(x: Tensor, stack: int) -> Tensor:
         wide = x.to(torch.int32)
         pairs = torch.add(wide[:-1], wide[1:], alpha=1 << 8)
         wide = torch.add(pairs[:-2], pairs[2:], alpha=1 << 16)  # [T, B, H, W]
-        rows = wide.view(torch.uint8).view(steps * batch, height, width, stack)
+        rows = wide.contiguous().view(torch.uint8).view(steps * batch, height, width, stack)
     else:
         rows = torch.stack([x[k : k + steps] for k in range(stack)], -1).flatten(0, 1)
     return rows.permute(0, 3, 1, 2)
