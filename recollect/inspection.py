@@ -255,7 +255,11 @@ def _differences(config: dict[str, Any]) -> list[str]:
     # Of the environment only the name: a stranger's run must not have its modules imported.
     env = EnvSpec(str(config["env"]["id"]), {}, {}, ActionSpec(1))
     found = presets.differences(name, settings, env)
-    return [f"{field} = {value} (paper: {published})" for field, value, published in found]
+    return [
+        f"{field} = {value} (paper: {published})"
+        for field, value, published in found
+        if field != "frame_stack"  # the paper's goes by the observation
+    ]
 
 
 def _checkpoints(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

@@ -29,6 +29,8 @@ LONGEST_VIDEO = 1_500
 FRAMES_PER_SECOND = 30.0
 """Where an environment does not say."""
 IMAGES_KEPT = 32
+SMALLEST_VIDEO = 240
+"""Rows, to which what an agent sees is enlarged."""
 
 Tell = Callable[[str], None]
 
@@ -169,10 +171,15 @@ class _Stage:
         self.action_names: tuple[str, ...] = ()
         self.renders = False
         self._spec = spec
+        images = [key for key, each in spec.observation.items() if each.image]
+        self._image = images[0] if images else None
         self._single: gym.Env[Any, Any] | None = None
         if registry.only_vectors(spec.id, spec.kwargs):
             self.env = registry.make(spec.id, 1, dict(spec.kwargs))
-            if renders:
+            self.renders = renders and self._image is not None
+            if self.renders:
+                tell(f"{spec.id} cannot be rendered: the video shows what the agent sees")
+            elif renders:
                 self._tell_why(tell, "it is only a vector environment")
             return
         self._single = _make(spec)
@@ -219,7 +226,9 @@ class _Stage:
 
     def frame(self) -> Array:
         """What it looks like now, [H, W, 3] uint8."""
-        assert self._single is not None
+        if self._single is None:
+            assert self._image is not None
+            return _enlarged(self.env.observation[self._image][0])
         frame: Any = self._single.render()
         wrong = _frame_fault(frame)
         if wrong:
@@ -232,6 +241,16 @@ class _Stage:
 
 def _make(spec: EnvSpec, **more: Any) -> gym.Env[Any, Any]:
     return registry.maker(spec.id, {**spec.kwargs, **more})[1]()
+
+
+def _enlarged(image: Array) -> Array:
+    """[H, W], [H, W, C] or [C, H, W] as [H', W', 3], each pixel several wide, to be looked at."""
+    if image.ndim == 3 and image.shape[2] > image.shape[0]:
+        image = np.moveaxis(image, 0, 2)
+    image = image[..., None] if image.ndim == 2 else image
+    image = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    times = max(1, -(-SMALLEST_VIDEO // image.shape[0]))
+    return image.astype(np.uint8).repeat(times, 0).repeat(times, 1)
 
 
 def _frame_fault(frame: Any) -> str:

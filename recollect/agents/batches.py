@@ -8,6 +8,7 @@ is nothing to win: the copy takes a hundredth of an update's time, and nothing i
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ class Batches:
         self._device = compute.device
         self._ahead = compute.device == "cuda" if ahead is None else ahead
         self._pool = ThreadPoolExecutor(1, "gather") if self._ahead else None
+        # Copies in a stream of their own do not wait for the update that is being computed.
+        self._stream = torch.cuda.Stream() if self._device == "cuda" else None
         self._next: Future[tuple[Batch, Fields]] | None = None
         self._rooms: list[Batch | None] = [None, None]  # two batches of arrays, written in turn
 
@@ -72,6 +75,8 @@ class Batches:
             return batch, fields_of(batch, self._device)
         waiting = self._next or self._start(number)
         found, self._next = waiting.result(), None
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
         if self._replay.wants_sample():
             self._next = self._start(number + 1)
         return found
@@ -103,7 +108,8 @@ class Batches:
             batch = _pinned(batch)
         # Whole episodes make batches of many lengths, and each has new arrays.
         self._rooms.append(None if self._replay.windows.trajectory else batch)
-        return batch, fields_of(batch, self._device)
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            return batch, fields_of(batch, self._device)
 
 
 def fields_of(batch: Batch, device: str = "cpu") -> Fields:

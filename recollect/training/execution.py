@@ -292,7 +292,9 @@ def _told(job: Job) -> list[str]:
 
     options = registry.options_line(job.env)
     lines = [textwrap.fill(options, 100)] if options else []
-    return [*lines, computing.told(job.config, job.env)] if job.env.has_images else lines
+    if job.env.has_images:
+        lines.append(textwrap.fill(computing.told(job.config, job.env), 100))
+    return lines
 
 
 def _check_memory(job: Job, need: int) -> str:
