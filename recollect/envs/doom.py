@@ -164,7 +164,7 @@ class Doom(gym.Env[Any, Any]):
         over_time = 0 < self.max_episode_steps <= self._steps
         return self._seen, float(reward), terminated, over_time and not terminated, {}
 
-    def render(self) -> Array | None:  # type: ignore[override]
+    def render(self) -> Array | None:
         """What was drawn last, [H, W, 3] uint8, not halved; None before a reset."""
         drawn = self._drawn
         return np.stack([drawn] * 3, -1) if drawn is not None and drawn.ndim == 2 else drawn
