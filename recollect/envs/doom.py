@@ -24,8 +24,7 @@ MOST_ACTIONS = 1_000
 class Options:
     """Every option of a VizDoom environment.
 
-    Frame skip 4 is Kempka et al. 2016's for its scenarios that need navigation; the size is about
-    DMLab's 96x72 of the papers; the rest is ours.
+    The size is about the 96x72 that papers use for DMLab, the frame skip Atari's; all are ours.
 
     Raises:
         ConfigError: a value that cannot be.
