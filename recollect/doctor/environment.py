@@ -56,6 +56,9 @@ def examine(request: Request, sheet: Sheet, patience: float) -> Subject | None:
         seconds = time.perf_counter() - begun
         subject = Subject(spec, env)
         sheet.ok("made", f"{spec.id} was made in {seconds:.2g} s", round(seconds, 4))
+        if spec.kwargs:
+            options = registry.options_line(spec).partition(": ")[2]
+            sheet.info("options", options, value=dict(spec.kwargs))
     if subject is None:
         return None
     with sheet.stage("spaces", patience):

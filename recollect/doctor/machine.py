@@ -21,7 +21,7 @@ from recollect.run.progress import size
 
 CGROUP = Path("/sys/fs/cgroup")
 EXTRAS = {"ale-py": "atari", "ray": "ray", "mujoco": "mujoco", "vizdoom": "vizdoom",
-          "minigrid": "minigrid"}  # fmt: skip
+          "minigrid": "minigrid", "popgym": "popgym"}  # fmt: skip
 LITTLE_MEMORY, LITTLE_DISK = 1_000_000_000, 1_000_000_000
 
 

@@ -23,8 +23,8 @@ _SEEDS = 2**31 - 1
 class Options:
     """Every option of an Atari environment, by ale-py's names.
 
-    The defaults are R2D2's: Kapturowski et al. 2019, section 2.3 and appendix; action repeat,
-    maximum and size are Mnih et al. 2015's, whom it follows. Rewards are whole and raw.
+    The defaults are R2D2's: Kapturowski et al. 2019; action repeat, maximum and size are those of
+    public implementations of it. Rewards are whole and raw.
 
     Raises:
         ConfigError: a value that cannot be.
@@ -77,7 +77,7 @@ class AtariVector(gym.vector.VectorEnv[Any, Any, Any]):
 
     By default ended slots wait for a reset with `options["reset_mask"]`, which changes no other
     slot, and an episode depends on its seed alone. But ale-py loads the game anew for every seed,
-    which takes 80 ms: several seconds of play in a game of short episodes. With `seed_once` only
+    which takes 80 ms, as long as some hundred steps. With `seed_once` only
     the first episode of a slot is seeded, the next draw their no-ops from the same generator, and
     slots reset themselves inside the step that ends an episode (Gymnasium's SAME_STEP).
 

@@ -24,8 +24,7 @@ MOST_ACTIONS = 1_000
 class Options:
     """Every option of a VizDoom environment.
 
-    Frame skip 4 is Kempka et al. 2016's for its scenarios that need navigation; the size is about
-    DMLab's 96x72 of the papers; the rest is ours.
+    The size is about the 96x72 that papers use for DMLab, the frame skip Atari's; all are ours.
 
     Raises:
         ConfigError: a value that cannot be.
@@ -164,7 +163,7 @@ class Doom(gym.Env[Any, Any]):
         over_time = 0 < self.max_episode_steps <= self._steps
         return self._seen, float(reward), terminated, over_time and not terminated, {}
 
-    def render(self) -> Array | None:  # type: ignore[override]
+    def render(self) -> Array | None:
         """What was drawn last, [H, W, 3] uint8, not halved; None before a reset."""
         drawn = self._drawn
         return np.stack([drawn] * 3, -1) if drawn is not None and drawn.ndim == 2 else drawn

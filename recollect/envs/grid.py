@@ -65,20 +65,22 @@ class Grid(gym.Env[Any, Any]):
 
         self._options = chosen = Options(**options)
         self.render_mode = render_mode
-        made = gym.make(base, disable_env_checker=True, render_mode=render_mode)
-        self._env: Any = made.unwrapped
+        made: Any = gym.make(base, disable_env_checker=True, render_mode=render_mode)
+        self._env = made.unwrapped
         self.max_episode_steps = int(self._env.max_steps)
         self.action_space = self._env.action_space
         tables = (constants.OBJECT_TO_IDX, constants.COLOR_TO_IDX, constants.STATE_TO_IDX)
-        self._symbols = [np.eye(len(table), dtype=np.uint8) for table in tables]
-        self._directions = np.eye(4, dtype=np.uint8)
+        self._sizes = np.array([len(table) for table in tables])
         high, wide, _ = self._env.observation_space["image"].shape
+        each = int(self._sizes.sum())
+        tiles = np.arange(high * wide)[:, None] * each  # where each tile's one-hots begin
+        self._places = tiles + np.cumsum(self._sizes) - self._sizes  # [tiles, 3]
+        self._flat = high * wide * each
         if chosen.view == "pixels":
             size = chosen.tile_size
             view = spaces.Box(0, 255, (high * size, wide * size, 3), np.uint8)
         else:
-            flat = high * wide * sum(map(len, tables)) + 4
-            view = spaces.Box(0, 1, (flat,), np.uint8)
+            view = spaces.Box(0, 1, (self._flat + 4,), np.uint8)
         self.observation_space: spaces.Space[Any] = view
         if chosen.mission:
             self.observation_space = spaces.Dict(
@@ -89,6 +91,7 @@ class Grid(gym.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin the episode that follows from a seed."""
+        super().reset(seed=seed)
         given, info = self._env.reset(seed=seed, options=options)
         return self._seen(given), info
 
@@ -111,9 +114,11 @@ class Grid(gym.Env[Any, Any]):
             view = self._env.get_pov_render(self._options.tile_size)
         else:
             tiles = given["image"].reshape(-1, 3)
-            hot = [table[tiles[:, i]] for i, table in enumerate(self._symbols)]  # [tiles, n] each
-            flat = np.concatenate(hot, 1).reshape(-1)
-            view = np.concatenate([flat, self._directions[given["direction"]]])
+            if (tiles >= self._sizes).any():
+                raise ValueError(f"a tile is {tiles.max(0)}, below {self._sizes} was wanted")
+            view = np.zeros(self._flat + 4, np.uint8)
+            view[self._places + tiles] = 1
+            view[self._flat + given["direction"]] = 1
         if not self._options.mission:
             return view
         return {"view": view, "mission": given["mission"]}
