@@ -178,8 +178,8 @@ def test_a_packed_block_that_is_not_one_is_refused_by_name(
     """C3: it would be read by address later."""
     spec = make_spec(UNEVEN, codec="zstd")
     replay = make_replay(UNEVEN, spec)
-    for uid in range(2):
-        insert_episode(replay, UNEVEN, spec, make_episode(spec, uid, 14))
+    for uid, steps in enumerate((14, 2)):  # the last block is one that no other goes on from
+        insert_episode(replay, UNEVEN, spec, make_episode(spec, uid, steps))
     state = on_disk(replay.state_dict())
     arrays = list(state["buffers"].arrays)
     assert len(arrays[where]) < spec.nbytes(2, True), "it is a packed one"
