@@ -184,5 +184,5 @@ def test_a_window_that_does_not_fit_its_blocks_is_refused_before_anything_is_rea
     for change in ({"held": draw.held - 2}, {"tail": draw.tail + 50}, {"prefix": draw.prefix + 9}):
         with pytest.raises(RuntimeError, match="do not fit each other"):
             replay.gather(replace(draw, **change))
-    with pytest.raises(ValueError, match="threads must be at least 1.* not 0"):
+    with pytest.raises(ValueError, match="threads must be at least 1"):
         replay.gather(draw, threads=0)
