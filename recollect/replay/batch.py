@@ -118,8 +118,10 @@ def gather(
         threads: that copy and unpack at once, this one included.
 
     Raises:
-        ValueError: `out` has other shapes; a packed block is damaged.
+        ValueError: `out` has other shapes; a packed block is damaged; no threads.
     """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, this one included, not {threads}")
     batch = len(draw.slots)
     steps = draw.prefix + draw.learned + draw.tail
     length = int(steps.max()) if windows.trajectory else windows.steps

@@ -19,7 +19,7 @@ from numba import njit, types
 from recollect import states
 from recollect.replay.copying import copy_bytes
 from recollect.replay.memory import address
-from recollect.replay.store import Sampler
+from recollect.replay.sampler import Sampler
 from recollect.types import Array, ArraySpec, ConfigError, Metrics
 
 _INTS = types.Array(types.int64, 1, "C")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -102,7 +103,8 @@ def test_streamed_rows_arrive_whole_wherever_they_begin(shift: int) -> None:
             assert target.sum() == target[begin : begin + size].sum(), "nothing beside it"
 
 
-def test_each_block_of_a_draw_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", [1, 700, 1 << 20])
+def test_each_block_of_a_draw_is_unpacked_once(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     _, packed = both(Windows(burn_in=4, trace=4, period=2, tail=1), [60, 60])
     unpacked: list[int] = []
     inner = codec.unpack_into
@@ -113,12 +115,30 @@ def test_each_block_of_a_draw_is_unpacked_once(monkeypatch: pytest.MonkeyPatch) 
         inner(buffer, out)
 
     monkeypatch.setattr(codec, "unpack_into", counted)
+    monkeypatch.setattr(gathering, "_GROUP_BYTES", group)
     draw = packed.draw(np.linspace(0, 0.99, 300))
     packed.gather(draw)
     held = {draw.blocks[b, k].address for b in range(300) for k in range(draw.held[b])}
     assert len(unpacked) == len(set(unpacked))
     assert set(unpacked) == held
     assert len(held) > 50
+
+
+def test_batches_are_gathered_in_another_thread_while_experience_comes_in() -> None:
+    """Decided in the turn, copied ahead: what is drawn stays what it was."""
+    _, packed = both(UNEVEN, [60], stack=2)
+    spec = make_spec(UNEVEN, stack=2, codec="zstd")
+    small = make_replay(UNEVEN, spec, capacity_steps=60)
+    insert_episode(small, UNEVEN, spec, make_episode(spec, 0, 60))
+    uniforms = np.linspace(0, 0.99, 20)
+    draw, wanted = small.draw(uniforms), packed.gather(packed.draw(uniforms))
+    with ThreadPoolExecutor(1) as ahead:
+        batches = ahead.submit(lambda: [small.gather(draw, threads=2) for _ in range(50)])
+        for uid in range(1, 12):
+            insert_episode(small, UNEVEN, spec, make_episode(spec, uid, 30))
+            small.gather(small.draw(uniforms), threads=2)
+    for batch in batches.result():
+        assert_same_batch(batch, wanted)
 
 
 def test_by_window_a_window_is_one_piece_of_memory() -> None:
@@ -164,3 +184,5 @@ def test_a_window_that_does_not_fit_its_blocks_is_refused_before_anything_is_rea
     for change in ({"held": draw.held - 2}, {"tail": draw.tail + 50}, {"prefix": draw.prefix + 9}):
         with pytest.raises(RuntimeError, match="do not fit each other"):
             replay.gather(replace(draw, **change))
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        replay.gather(draw, threads=0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import zstandard
 from recollect.replay.prioritized import Prioritized
 from recollect.replay.uniform import Uniform
 from recollect.replay.windows import Windows
+from recollect.run import checkpoint
+from recollect.run.checkpoint import Checkpoints
 from recollect.types import Array, Buffers
 from tests.replay.lived import (
     UNEVEN,
@@ -152,6 +155,24 @@ def damages() -> Iterator[tuple[str, Callable[[dict[str, Any]], None]]]:
     yield "counters", lambda state: state.update(counters=3)
 
 
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_a_store_comes_back_from_the_disk(codec: str, tmp_path: Path) -> None:
+    """Trap 27, S3-12: packed blocks are of any size and lie anywhere in a file."""
+    spec = make_spec(UNEVEN, stack=2, codec=codec)
+    replay, other = (make_replay(UNEVEN, spec, Prioritized(0.9)) for _ in range(2))
+    for uid in range(5):
+        insert_episode(replay, UNEVEN, spec, make_episode(spec, uid, 7 + 3 * uid))
+    state = {"replay": replay.state_dict()}
+    saved = Checkpoints(tmp_path).save("last", parameters={}, meta={"env_steps": 1}, state=state)
+    loaded = checkpoint.load(saved.path).state
+    assert loaded is not None
+    other.load_state_dict(loaded["replay"])
+    assert_same_state(other.state_dict(), replay.state_dict())
+    assert other.metrics() == replay.metrics()
+    uniforms = np.linspace(0, 0.99, 30)
+    assert_same_batch(other.sample(uniforms), replay.sample(uniforms))
+
+
 def test_a_state_without_a_codec_says_nothing_of_one() -> None:
     """It is the one that was written before there were any."""
     state = make_replay(UNEVEN, make_spec(UNEVEN)).state_dict()
@@ -178,8 +199,8 @@ def test_a_packed_block_that_is_not_one_is_refused_by_name(
     """C3: it would be read by address later."""
     spec = make_spec(UNEVEN, codec="zstd")
     replay = make_replay(UNEVEN, spec)
-    for uid in range(2):
-        insert_episode(replay, UNEVEN, spec, make_episode(spec, uid, 14))
+    for uid, steps in enumerate((14, 2)):  # the last block is one that no other goes on from
+        insert_episode(replay, UNEVEN, spec, make_episode(spec, uid, steps))
     state = on_disk(replay.state_dict())
     arrays = list(state["buffers"].arrays)
     assert len(arrays[where]) < spec.nbytes(2, True), "it is a packed one"
