@@ -120,8 +120,7 @@ def test_trap_34_a_stack_from_replay_is_the_one_that_was_seen(
     burn_in: int, trace_length: int, period: int
 ) -> None:
     """And trap 33: also after eviction of the block before, and at every kind of ending."""
-    config = geometry(burn_in, trace_length, period)
-    life = Life(config)
+    life = Life(geometry(burn_in, trace_length, period, prioritized=False))
     starts = orphans = closings = 0
     for turn in range(240):
         life.actor.step()
