@@ -74,7 +74,7 @@ def test_fetched_ahead_they_are_the_same_in_the_same_order(windows: Windows, fir
                 assert torch.equal(fields[name][key] if key else fields[name], one)
         taken += 1
     assert not ahead.ready()
-    assert taken > 5
+    assert taken > 1
 
 
 def test_batches_of_other_numbers_epochs_and_seeds_are_others() -> None:
