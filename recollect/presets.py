@@ -56,19 +56,25 @@ def fitted(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     16 slots for each processor, at most the paper's 256; without a GPU batches of 8 windows; replay
     of the paper's size, or what certainly fits into 40% of the memory that is free.
     """
-    from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD
-
     config, steps = paper(env, steps or 50_000_000)
-    per_step = sum(spec.nbytes for spec in env.observation.values()) * (1 + 3 / config.period)
-    per_step += (8 * config.hidden + BLOCK_OVERHEAD + ITEM_OVERHEAD) / config.period + 64
-    room = int(SHARE_OF_MEMORY * (free_memory() or 8e9) / per_step)
-    return replace(
+    config = replace(
         config,
         actors=min(config.actors, 16 * processors()),
         batch_size=config.batch_size if gpu() else 8,
-        replay_steps=min(config.replay_steps, room // 100_000 * 100_000 or room),
         codec="zstd" if env.id.rpartition(":")[2].startswith("ALE/") else "none",
-    ), steps
+    )
+    return _fitting_replay(config, env), steps
+
+
+def _fitting_replay(config: r2d2.R2D2Config, env: EnvSpec) -> r2d2.R2D2Config:
+    """`config` with no more steps in replay than its share of the free memory holds, all in."""
+    from recollect.agents import wiring
+    from recollect.replay.store import memory_need
+
+    spec = wiring.block_spec(config, env, 2 * config.hidden)  # of an LSTM; others have less
+    blocks = SHARE_OF_MEMORY * (free_memory() or 8e9) // memory_need(spec, config.windows(), 1)
+    steps = int(blocks) * config.period
+    return replace(config, replay_steps=min(config.replay_steps, steps // 1000 * 1000 or steps))
 
 
 def small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
@@ -113,7 +119,7 @@ def small_images(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]
     """`small` for images: short windows and a smaller network, learning from each step 6 times."""
     steps = steps or 600_000
     config, _ = fitted(env, steps)
-    return replace(
+    config = replace(
         config,
         actors=32,
         refresh_period=20,
@@ -121,7 +127,7 @@ def small_images(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]
         trace_length=24,
         period=12,
         n_step=3,
-        replay_steps=min(300_000, config.replay_steps),
+        replay_steps=300_000,
         min_replay_steps=10_000,
         replay_ratio=6.0,
         priority_exponent=0.6,
@@ -136,7 +142,8 @@ def small_images(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]
         pre_core=256,
         hidden=256,
         head_hidden=256,
-    ), steps
+    )
+    return _fitting_replay(config, env), steps
 
 
 def drqn_paper(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:

@@ -60,6 +60,14 @@ JOBS: dict[str, dict[str, Any]] = {
         "burn_in": 0,
         "n_step": 1,
     },
+    "Pictures": {
+        "agent": "r2d2",
+        "env": "tests.agents.pictures:tests/Pictures-v0",
+        "frame_stack": 4,
+        "pre_core": 8,
+        "codec": "none",
+        "dtype": "float32",
+    },
     "CartPole, supervised": {"agent": "r2d2", "env": "CartPole-v1", "env_processes": 2},
     "ALE": {
         "agent": "r2d2",

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.maths.rescaling import inverse_rescale, rescale
+from recollect.maths.rescaling import asymmetric_clip, inverse_rescale, rescale
 
 
 def textbook(x: float, epsilon: float) -> float:
@@ -94,3 +94,32 @@ def test_the_slope_at_0_is_a_half_and_epsilon() -> None:
     rescale(x).sum().backward()
     assert x.grad is not None
     assert x.grad.item() == pytest.approx(0.5 + 1e-3)
+
+
+def test_rewards_are_clipped_softly_and_punishment_less() -> None:
+    """R2D2+: 5 tanh(r / 5), and 0.3 of it below 0."""
+    e2 = math.exp(2)  # tanh 1 = (e^2 - 1) / (e^2 + 1)
+    x = torch.tensor([0, 5, -5, 10, -10], dtype=torch.float64)
+    e4 = math.exp(4)
+    one, two = 5 * (e2 - 1) / (e2 + 1), 5 * (e4 - 1) / (e4 + 1)
+    expected = [0, one, -0.3 * one, two, -0.3 * two]
+    assert asymmetric_clip(x).tolist() == pytest.approx(expected, rel=1e-12)
+    assert one == pytest.approx(3.808, abs=1e-3)
+
+
+def test_what_is_clipped_keeps_its_order_sign_shape_and_dtype() -> None:
+    x = torch.linspace(-30, 30, 301).view(7, 43)
+    y = asymmetric_clip(x)
+    assert (y.shape, y.dtype) == (x.shape, x.dtype)
+    assert torch.equal(y.sign(), x.sign())
+    assert bool((y.flatten().diff() >= 0).all())
+    small = torch.tensor([1e-4, -1e-4], dtype=torch.float64)
+    assert asymmetric_clip(small).tolist() == pytest.approx([1e-4, -0.3e-4], rel=1e-8)
+
+
+def test_rewards_of_any_size_stay_within_the_bounds() -> None:
+    x = torch.tensor([1e4, -1e4, 1e30, -1e30, torch.inf, -torch.inf])
+    assert asymmetric_clip(x).tolist() == pytest.approx([5, -1.5] * 3)
+    assert asymmetric_clip(torch.tensor([-0.0, 0.0])).tolist() == [0, 0]
+    assert bool(asymmetric_clip(torch.tensor([torch.nan])).isnan().all())
+    assert asymmetric_clip(torch.zeros(0)).shape == (0,)
