@@ -88,11 +88,11 @@ def importance_weights(probabilities: torch.Tensor, size: int, beta: float) -> t
         raise ValueError(f"beta must be in [0, 1], got {beta}: 0 corrects nothing, 1 fully")
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}: count the items in replay")
-    low, high = float(probabilities.min()), float(probabilities.max())
-    if not (low > 0 and high <= 1):
+    least, most = map(float, torch.aminmax(probabilities))
+    if not (least > 0 and most <= 1):
         raise ValueError(
-            f"probabilities must be in (0, 1], got {low} to {high}: divide each item's mass by "
+            f"probabilities must be in (0, 1], got {least} to {most}: divide each item's mass by "
             "the total"
         )
-    weights = (size * probabilities) ** -beta
-    return weights / weights.max()
+    # The largest weight is that of the least probability, and N cancels.
+    return (least / probabilities) ** beta

@@ -27,14 +27,12 @@ _GIVEN_INTS = types.Array(types.int64, 1, "A", readonly=True)
 _INT = types.int64
 
 
-@njit(
-    [types.void(_INT, _INT, _GIVEN_INTS, types.Array(types.uint8, 2, "C"))], cache=True, nogil=True
-)
-def _take(source, stride, slots, out):  # type: ignore[no-untyped-def]
-    """Copy to out[i] from address `source` + slots[i] * stride on."""
+@njit([types.void(_INT, _GIVEN_INTS, types.Array(types.uint8, 2, "C"))], cache=True, nogil=True)
+def _take(source, slots, out):  # type: ignore[no-untyped-def]
+    """Copy the rows in these slots of the ring at address `source` to `out` [n, bytes]."""
     target, size = out.ctypes.data, out.shape[1]
     for i in range(len(slots)):
-        copy_bytes(target + i * size, source + slots[i] * stride, size)
+        copy_bytes(target + i * size, source + slots[i] * size, size)
 
 
 @njit([types.void(_GIVEN_INTS, _INT, _INT, _INTS)], cache=True, nogil=True)
@@ -103,7 +101,7 @@ class Rows:
         layout = [(name, spec.dtype, spec.shape) for name, spec in fields.items()]
         self._rows = np.zeros(capacity, np.dtype(layout, align=True))
         self._columns = {name: self._rows[name] for name in fields}  # views
-        self._places = {name: address(column) for name, column in self._columns.items()}
+        self._place = address(self._rows.view(np.uint8))
         self._sampler = sampler
         self._next_uid = 0
         self._stale_write_backs = 0
@@ -169,11 +167,9 @@ class Rows:
         slots, probabilities = self._sampler.draw(uniforms)
         uids = np.empty(len(slots), np.int64)
         _number(slots, self._next_uid, self.capacity, uids)
-        fields = {}
-        for name, spec in self._fields.items():
-            taken = np.empty((len(slots), spec.nbytes), np.uint8)
-            _take(self._places[name], self._rows.itemsize, slots, taken)
-            fields[name] = taken.view(spec.dtype).reshape(len(slots), *spec.shape)
+        taken = np.empty(len(slots), self._rows.dtype)
+        _take(self._place, slots, taken.view(np.uint8).reshape(len(slots), -1))
+        fields = {name: taken[name].copy() for name in self._fields}
         return RowBatch(fields, uids, probabilities, len(self))
 
     def update_priorities(self, uids: Array, priorities: Array) -> None:
