@@ -29,7 +29,7 @@ from recollect.recording import record
 from recollect.replay.batch import Batch, Draw
 from recollect.replay.blocks import Block
 from recollect.replay.store import Replay
-from recollect.types import NO_ACTION
+from recollect.types import NO_ACTION, ActionSpec, ArraySpec, ConfigError, EnvSpec
 from tests.agents import pictures
 from tests.agents.pictures import STACK, Noting, Pictures, frame, named, noting, wanted
 from tests.agents.test_acting import Tape, take_turns
@@ -239,13 +239,13 @@ def vector(mode: AutoresetMode, faulty: float = 0.0, slots: int = 3) -> VectorEn
     return registry.wrap(made, ENV, {})
 
 
-def actor_of(tape: Any, env: VectorEnv, network: Noting, config: R2D2Config = CONFIG) -> Actor:
-    parameters = Parameters()
+def actor_of(tape: Any, env: VectorEnv, network: Noting, first: int = 0) -> Actor:
+    config, parameters = CONFIG, Parameters()
     parameters.publish(Version(0, 0), FlatParameters(network).numpy())
     return Actor(
-        policy=Policy(network, spec(), 0, config.frame_stack),
+        policy=Policy(network, spec(), first, config.frame_stack),
         env=env,
-        first_slot=0,
+        first_slot=first,
         epsilons=np.full(3, 0.3),
         replay=tape,
         parameters=parameters,
@@ -416,3 +416,61 @@ def test_trap_33_no_action_before_an_episodes_first_frame() -> None:
         assert (action == NO_ACTION) == (t == 0)
         assert reward == pytest.approx(0.1 * t)
         assert state.any() == (t > 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_do_not_depend_on_each_other_through_convolutions(threads: int) -> None:
+    """C1: to the last bit, whatever the other slots see, on one thread and on more."""
+    grey = EnvSpec("tests/Own-v0", {}, {"observation": ArraySpec((84, 84), "uint8")}, ActionSpec(3))
+    config = R2D2Config(frame_stack=STACK, pre_core=16, hidden=8, head_hidden=8)
+    policy = Policy(wiring.q_network(config, grey, 1), grey, frame_stack=STACK)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (21, 84, 84), np.uint8)
+    carry = policy.start(21)
+    carry.frames["observation"][:] = rng.integers(0, 256, (21, STACK - 1, 84, 84))
+    torch.set_num_threads(threads)
+    values, state = policy({"observation": images}, carry)
+    changed = images.copy()
+    changed[3] = 255 - changed[3]
+    again, after = policy({"observation": changed}, carry)
+    others = np.arange(21) != 3
+    np.testing.assert_array_equal(again[others], values[others])
+    np.testing.assert_array_equal(after[others], state[others])
+    assert (again[3] != values[3]).any()
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_the_slots_of_a_process_change_no_frame(cut: int) -> None:
+    """C1: three slots together send what they send from two processes."""
+
+    def contents(slots: slice, tape: Tape) -> set[tuple[int, int, bytes]]:
+        network, count = noting(spec(), CONFIG), slots.stop - slots.start
+        take_turns(actor_of(tape, registry.make(ENV, count), network, first=slots.start), 60)
+        return {(b.episode, b.index, bytes(b.buffer)) for b in tape.blocks}
+
+    together = contents(slice(0, 3), Tape())
+    assert contents(slice(0, cut), Tape()) | contents(slice(cut, 3), Tape()) == together
+
+
+def own_network(env_spec: Any, config: Any) -> Any:
+    """As docs/own_network.md has it, which knows nothing of stacks."""
+    return Blind(env_spec)
+
+
+class Blind(torch.nn.Module):
+    state_size = 1
+
+    def __init__(self, env_spec: Any) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(pictures.HEIGHT * pictures.WIDTH, env_spec.action.num_actions)
+
+    def forward(self, observation: Any, action: Any, reward: Any, state: Any) -> Any:
+        return self.head(observation["observation"].flatten(2).float()), state
+
+
+def test_a_network_that_knows_nothing_of_stacks_is_told_of_them() -> None:
+    name = "tests.agents.test_stacks:own_network"
+    message = r"also where frame_stack is 4; of 3 steps .* gave values \[6, 2, 3\]"
+    with pytest.raises(ConfigError, match=message):
+        wiring.q_network(CONFIG, spec(), 1, name)
+    wiring.q_network(dataclasses.replace(CONFIG, frame_stack=1), spec(), 1, name)
