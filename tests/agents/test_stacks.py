@@ -195,19 +195,18 @@ def test_trap_01_a_window_begins_with_the_state_that_the_frames_before_it_make(
     "settings",
     [{}, {"rewards": "asymmetric"}, {"burn_in": 0}, {"core": "gru"}, {"frame_stack": 2}],
 )
+@pytest.mark.parametrize("env", [ENV, "tests/MixedPictures-v0"])
 def test_trap_12_actor_and_learner_give_the_same_priority_of_stacks(
-    settings: dict[str, Any],
+    env: str, settings: dict[str, Any]
 ) -> None:
     """S3-8: what the learner rebuilds is what the actor saw: equal to 1e-4."""
-    config = dataclasses.replace(CONFIG, **settings)
+    config, own = dataclasses.replace(CONFIG, **settings), registry.env_spec(env)
     parameters = Parameters()
-    make = partial(wiring.q_network, config, spec(), 3)
-    replay = wiring.make_replay(config, wiring.block_spec(config, spec(), make().state_size))
+    make = partial(wiring.q_network, config, own, 3)
+    replay = wiring.make_replay(config, wiring.block_spec(config, own, make().state_size))
     learner = Learner(config, replay, parameters, make, seed=3)
     errors = partial(r2d2.absolute_errors, config=config)
-    actor = wiring.make_actor(
-        config, spec(), 3, 0, make, errors, replay=replay, parameters=parameters
-    )
+    actor = wiring.make_actor(config, own, 3, 0, make, errors, replay=replay, parameters=parameters)
     take_turns(actor, 150)
     batch = replay.sample(np.random.default_rng(0).random(32))
     assert batch.mid_episode.any()
