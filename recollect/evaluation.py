@@ -20,6 +20,8 @@ from recollect.types import Array, ConfigError, EnvSpec, Observation
 WHICH = ("last", "best")
 EXPORT_FORMAT = 1
 NETWORK_SETTINGS = (
+    "frame_stack",
+    "torso",
     "torso_sizes",
     "pre_core",
     "core",

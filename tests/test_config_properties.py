@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 from recollect import presets
 from recollect.agents.r2d2 import R2D2Config
-from recollect.types import LARGEST, MOST_WHOLE, ConfigError, shown
+from recollect.types import (
+    LARGEST,
+    MOST_WHOLE,
+    ActionSpec,
+    ArraySpec,
+    ConfigError,
+    EnvSpec,
+    shown,
+)
 
 DEFAULTS = asdict(R2D2Config())
 STORED: dict[str, Any] = {
@@ -187,10 +195,12 @@ def test_sizes_that_are_absurd_together_are_refused() -> None:
         R2D2Config(batch_size=90_000, trace_length=90_000)
 
 
+@pytest.mark.parametrize("array", [ArraySpec((4,)), ArraySpec((84, 84), "uint8")])
 @pytest.mark.parametrize("name", sorted(presets.AGENTS))
-def test_every_preset_is_far_below_the_limits(name: str) -> None:
+def test_every_preset_is_far_below_the_limits(name: str, array: ArraySpec) -> None:
+    env = EnvSpec("tests/Own-v0", {}, {"observation": array}, ActionSpec(18))
     for preset in presets.AGENTS[name].presets.values():
-        config, _ = preset(None, None)  # type: ignore[arg-type]
+        config, _ = preset(env, None)
         for together, largest in LARGEST.items():
             values = [getattr(config, field) for field in together.split()]
             if not isinstance(values[0], tuple):

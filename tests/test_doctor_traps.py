@@ -11,12 +11,15 @@ import torch
 
 from recollect.agents import r2d2, wiring
 from recollect.agents.r2d2 import R2D2Config
+from recollect.doctor import network as promises
 from recollect.doctor import traps
+from recollect.doctor.acting import real_inputs
 from recollect.doctor.request import Request
 from recollect.doctor.sheet import Check, Sheet
 from recollect.doctor.trained import Trained
 from recollect.envs import registry
 from recollect.replay.blocks import Block
+from tests.agents import pictures
 
 CONFIG = R2D2Config(
     burn_in=3,
@@ -63,6 +66,20 @@ def test_nothing_is_found_where_nothing_is(trained: Trained) -> None:
     found = looked_at(trained)
     assert {check.status for check in found.values()} == {"ok"}
     assert set(found) == {"playing", *(f"trap {n}" for n in (1, 5, 7, 9, 12, 31, 33))}
+
+
+def test_nothing_is_found_where_frames_are_stacked() -> None:
+    """And the network keeps its promises on stacks that the environment gave."""
+    assert pictures.Pictures
+    spec = registry.env_spec("tests/Pictures-v0")
+    config = replace(CONFIG, frame_stack=4)
+    network = wiring.q_network(config, spec, 0)
+    stacked = Trained(spec, config, 1000, network, Request(spec.id, seconds=1000.0))
+    assert {check.status for check in looked_at(stacked).values()} == {"ok"}
+    sheet = Sheet("network")
+    promises.examine(network, real_inputs(stacked, sheet), sheet, 10.0)
+    assert {check.status for check in sheet.checks} == {"ok"}
+    assert len(sheet.checks) == 7
 
 
 def test_trap_01_a_state_from_another_time(

@@ -224,6 +224,8 @@ def test_an_export_holds_the_weights_and_says_what_they_are_of(tmp_path: Path) -
     assert (about["num_actions"], about["first_action"], about["state_size"]) == (5, 0, 32)
     assert about["network"] == {
         "class": "RecurrentQ",
+        "frame_stack": 1,
+        "torso": "auto",
         "torso_sizes": [32],
         "pre_core": 0,
         "core": "gru",

@@ -79,6 +79,8 @@ def _made(name: str, env_spec: EnvSpec, config: Any) -> QNetwork:
 
     factory = load_network(name)
     wanted = f"network {name!r}: docs/own_network.md says what is wanted"
+    if config.frame_stack > 1:
+        wanted += f", also where frame_stack is {config.frame_stack}"
     try:
         network = factory(env_spec, config)
     except Exception as error:

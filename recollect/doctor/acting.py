@@ -63,7 +63,10 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
 
 
 def real_inputs(trained: Trained, sheet: Sheet) -> Inputs:
-    """Observations the environment gave, with actions and rewards: [STEPS, SLOTS, ...] each."""
+    """Observations the environment gave, with actions and rewards: [STEPS, SLOTS, ...] each.
+
+    Where frames are stacked, zeros stand before the first observations.
+    """
     spec = trained.spec
     vector = registry.make(spec.id, SLOTS, dict(spec.kwargs))
     rng, seed = np.random.default_rng(1), SLOTS
@@ -82,10 +85,13 @@ def real_inputs(trained: Trained, sheet: Sheet) -> Inputs:
             reward[over], action = 0, np.where(over, spec.action.none(SLOTS), action)
     vector.close()
     state = torch.zeros(SLOTS, trained.network.state_size)
+    before = trained.config.frame_stack - 1
     return (
         {
-            key: torch.from_numpy(np.stack([row[0][key] for row in rows]))
-            for key in spec.observation
+            key: torch.from_numpy(
+                np.concatenate([each.zeros(before, SLOTS), np.stack([row[0][key] for row in rows])])
+            )
+            for key, each in spec.observation.items()
         },
         torch.from_numpy(np.stack([row[1] for row in rows])),
         torch.from_numpy(np.stack([row[2] for row in rows])),

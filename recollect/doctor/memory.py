@@ -76,10 +76,11 @@ def advise(trained: Trained, subject: Subject, sheet: Sheet) -> None:
     if images and not trained.request.network:
         sheet.warn(
             "images",
-            f"{', '.join(images)}: an image, which the network takes as a row of numbers as it is",
-            "bring a network with convolutions: --network module:name (docs/own_network.md)",
+            f"{', '.join(images)}: an image, but not of bytes: the network takes it as a row of "
+            "numbers",
+            "let the environment give bytes (uint8, 0 to 255): these go through convolutions",
         )
-    elif not trained.request.network and subject.largest > 100:
+    elif not trained.request.network and not spec.has_images and subject.largest > 100:
         sheet.info(
             "scale",
             f"observations reach {subject.largest:,.0f}, and the network takes them as they come",
@@ -101,4 +102,4 @@ def advise(trained: Trained, subject: Subject, sheet: Sheet) -> None:
 
 
 def _image(array: ArraySpec) -> bool:
-    return array.dtype == "uint8" and len(array.shape) >= 2 and min(array.shape[-3:-1]) > 15
+    return not array.image and len(array.shape) in (2, 3) and sorted(array.shape)[-2] > 15

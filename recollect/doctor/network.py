@@ -132,9 +132,9 @@ def _pieces(network: Any, inputs: Inputs, sheet: Sheet) -> None:
     rows = []
     for t in range(len(action)):
         one = slice(t, t + 1)
-        row, state = _run(
-            network, ({k: x[one] for k, x in observation.items()}, action[one], reward[one], state)
-        )
+        # Of a stack of frames, step t sees rows t to t + stack - 1.
+        seen = {k: x[t : t + 1 + len(x) - len(action)] for k, x in observation.items()}
+        row, state = _run(network, (seen, action[one], reward[one], state))
         rows.append(row)
     pieces = torch.cat(rows)
     gap = max(_gap(pieces, whole), _gap(state, last))

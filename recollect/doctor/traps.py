@@ -162,14 +162,12 @@ def _shorter(config: Any, lengths: Sequence[int]) -> dict[str, Any]:
 
 
 def _lived(blocks: list[Block]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """What the network saw in an episode: [T, 1, ...] each."""
-    keys = blocks[0].observation
-    observation = {
-        key: torch.from_numpy(
-            np.concatenate([block.observation[key][: block.steps] for block in blocks])[:, None]
-        )
-        for key in keys
-    }
+    """What the network saw: [T, 1, ...] each, observations [stack - 1 + T, 1, ...]."""
+    context = blocks[0].spec.context
+    observation = {}
+    for key, before in blocks[0].context.items():
+        rows = [block.observation[key][context : context + block.steps] for block in blocks]
+        observation[key] = torch.from_numpy(np.concatenate([before, *rows])[:, None])
     actions = np.concatenate([block.action for block in blocks])
     rewards = np.concatenate([block.reward for block in blocks])
     first = np.asarray(blocks[0].previous_action)[None]
@@ -197,7 +195,7 @@ def _stored_states(trained: Trained, config: Any, recorder: Recorder, sheet: She
                 sheet.alive()
                 states.append(state[0].numpy())
                 one = slice(t, t + 1)
-                seen = {key: x[one] for key, x in observation.items()}
+                seen = {key: x[t : t + 1 + len(x) - len(action)] for key, x in observation.items()}
                 _, state = network(seen, action[one], reward[one], state)
         for block in blocks:
             for row, offset in enumerate(o for o in offsets if o < block.steps):
@@ -261,7 +259,7 @@ def _starts(trained: Trained, recorder: Recorder, sheet: Sheet) -> None:
     for values in episodes:
         policy.begin(carry, np.ones(1, bool))
         for t in range(length):
-            seen = {k: x[t].numpy() for k, x in observation.items()}
+            seen = {k: x[t - len(action)].numpy() for k, x in observation.items()}
             given, state = policy(seen, carry)
             values.append(given)
             following = min(t + 1, len(action) - 1)

@@ -79,6 +79,33 @@ class Pictures(gymnasium.Env):
 register("tests/Pictures-v0", entry_point=Pictures)
 
 
+class Mixed(gymnasium.ObservationWrapper):
+    """The picture with its colour turned round, a map of bits, and its clock beside it."""
+
+    def __init__(self, longest: int = 30) -> None:
+        super().__init__(Pictures(longest))
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                "screen": self.env.observation_space,
+                "colour": gymnasium.spaces.Box(0, 255, (3, HEIGHT, WIDTH), np.uint8),
+                "map": gymnasium.spaces.MultiBinary((HEIGHT, WIDTH)),
+                "clock": gymnasium.spaces.Box(0, 1, (2,), np.float32),
+            }
+        )
+
+    def observation(self, seen: np.ndarray) -> dict[str, np.ndarray]:
+        _, t = named(seen)
+        return {
+            "screen": seen,
+            "colour": np.stack([255 - seen, seen // 2, np.roll(seen, 1, 0)]),
+            "map": (seen > 127).astype(np.int8),
+            "clock": np.array([t / 30, t % 2], np.float32),
+        }
+
+
+register("tests/MixedPictures-v0", entry_point=Mixed)
+
+
 class Noting(RecurrentQ):
     """Recollect's own network, which notes what it is given while it acts.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,9 @@ def test_switches_of_the_target() -> None:
     assert target(rewards="raw") == 50 + 0.5 * 2
     assert target(rewards="clipped") == 1 + 0.5 * 2
     assert target(-50.0, rewards="clipped") == -1 + 0.5 * 2
+    tanh_1 = (math.e**2 - 1) / (math.e**2 + 1)
+    assert target(5.0, rewards="asymmetric") == pytest.approx(5 * tanh_1 + 0.5 * 2)
+    assert target(-5.0, rewards="asymmetric") == pytest.approx(-0.3 * 5 * tanh_1 + 0.5 * 2)
     assert target(rewards="raw", double_q=False) == 50 + 0.5 * 7
     assert target(rewards="raw", reward_scale=0.1) == 0.1 * 50 + 0.5 * 2
     assert target(rewards="clipped", reward_scale=0.01) == 0.5 + 0.5 * 2

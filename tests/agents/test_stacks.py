@@ -29,7 +29,7 @@ from recollect.recording import record
 from recollect.replay.batch import Batch, Draw
 from recollect.replay.blocks import Block
 from recollect.replay.store import Replay
-from recollect.types import NO_ACTION
+from recollect.types import NO_ACTION, ActionSpec, ArraySpec, ConfigError, EnvSpec
 from tests.agents import pictures
 from tests.agents.pictures import STACK, Noting, Pictures, frame, named, noting, wanted
 from tests.agents.test_acting import Tape, take_turns
@@ -57,7 +57,8 @@ CONFIG = R2D2Config(
 )
 WINDOWS = [(3, 8, 4), (4, 8, 4), (0, 7, 7), (5, 9, 3), (3, 6, 5), (13, 4, 2), (1, 3, 1), (0, 1, 1)]
 """Burn-in, trace and period; few of these divide the episodes' lengths."""
-MODES = [AutoresetMode.DISABLED, AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP]
+MODES = [*AutoresetMode, "by itself"]
+"""By itself: with a step that does nothing but reset, as no mask can be given."""
 
 
 def spec() -> Any:
@@ -195,19 +196,18 @@ def test_trap_01_a_window_begins_with_the_state_that_the_frames_before_it_make(
     "settings",
     [{}, {"rewards": "asymmetric"}, {"burn_in": 0}, {"core": "gru"}, {"frame_stack": 2}],
 )
+@pytest.mark.parametrize("env", [ENV, "tests/MixedPictures-v0"])
 def test_trap_12_actor_and_learner_give_the_same_priority_of_stacks(
-    settings: dict[str, Any],
+    env: str, settings: dict[str, Any]
 ) -> None:
     """S3-8: what the learner rebuilds is what the actor saw: equal to 1e-4."""
-    config = dataclasses.replace(CONFIG, **settings)
+    config, own = dataclasses.replace(CONFIG, **settings), registry.env_spec(env)
     parameters = Parameters()
-    make = partial(wiring.q_network, config, spec(), 3)
-    replay = wiring.make_replay(config, wiring.block_spec(config, spec(), make().state_size))
+    make = partial(wiring.q_network, config, own, 3)
+    replay = wiring.make_replay(config, wiring.block_spec(config, own, make().state_size))
     learner = Learner(config, replay, parameters, make, seed=3)
     errors = partial(r2d2.absolute_errors, config=config)
-    actor = wiring.make_actor(
-        config, spec(), 3, 0, make, errors, replay=replay, parameters=parameters
-    )
+    actor = wiring.make_actor(config, own, 3, 0, make, errors, replay=replay, parameters=parameters)
     take_turns(actor, 150)
     batch = replay.sample(np.random.default_rng(0).random(32))
     assert batch.mid_episode.any()
@@ -234,18 +234,22 @@ def test_a_first_step_sees_its_frames_in_the_order_of_time() -> None:
 # -- what may go wrong with an environment ---------------------------------------------------------
 
 
-def vector(mode: AutoresetMode, faulty: float = 0.0, slots: int = 3) -> VectorEnv:
-    made = SyncVectorEnv([partial(Pictures, 20, faulty)] * slots, autoreset_mode=mode)
-    return registry.wrap(made, ENV, {})
+def vector(mode: Any, faulty: float = 0.0, slots: int = 3) -> VectorEnv:
+    itself = mode == "by itself"
+    made = SyncVectorEnv(
+        [partial(Pictures, 20, faulty)] * slots,
+        autoreset_mode=AutoresetMode.NEXT_STEP if itself else mode,
+    )
+    return registry.wrap(made, ENV, {}, masked_reset=False if itself else None)
 
 
-def actor_of(tape: Any, env: VectorEnv, network: Noting, config: R2D2Config = CONFIG) -> Actor:
-    parameters = Parameters()
+def actor_of(tape: Any, env: VectorEnv, network: Noting, first: int = 0) -> Actor:
+    config, parameters = CONFIG, Parameters()
     parameters.publish(Version(0, 0), FlatParameters(network).numpy())
     return Actor(
-        policy=Policy(network, spec(), 0, config.frame_stack),
+        policy=Policy(network, spec(), first, config.frame_stack),
         env=env,
-        first_slot=0,
+        first_slot=first,
         epsilons=np.full(3, 0.3),
         replay=tape,
         parameters=parameters,
@@ -273,10 +277,11 @@ def judge_blocks(blocks: list[Block]) -> None:
             np.testing.assert_array_equal(image, image_wanted)
 
 
-@pytest.mark.parametrize("faulty", [0.0, 0.1])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "faulty"), [*((mode, 0.0) for mode in MODES), *((mode, 0.1) for mode in AutoresetMode)]
+)
 def test_trap_34_zeros_before_an_episodes_first_frame_whatever_came_before_it(
-    mode: AutoresetMode, faulty: float
+    mode: Any, faulty: float
 ) -> None:
     """After a termination, a truncation, a fault, a dropped episode, a step spent on a reset."""
     tape, network = Tape(), noting(spec(), CONFIG)
@@ -289,16 +294,16 @@ def test_trap_34_zeros_before_an_episodes_first_frame_whatever_came_before_it(
     assert sum(block.index == 0 for block in tape.blocks) > 10
     assert any(block.index > 0 for block in tape.blocks)
     # Between an episode's end and the next one's first frame a slot that resets itself has nothing
-    # to show; what it is given then is never acted on.
-    if mode is not AutoresetMode.NEXT_STEP:
+    # to show; what the network is given then is never acted on.
+    if mode != "by itself":
         network.judge()
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_reset_mode_changes_no_frame(mode: AutoresetMode) -> None:
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_the_reset_mode_changes_no_frame(mode: Any) -> None:
     """Trap 18, with frames."""
 
-    def contents(mode: AutoresetMode) -> set[tuple[int, int, bytes]]:
+    def contents(mode: Any) -> set[tuple[int, int, bytes]]:
         tape = Tape()
         take_turns(actor_of(tape, vector(mode), noting(spec(), CONFIG)), 160)
         return {(b.episode, b.index, bytes(b.buffer)) for b in tape.blocks if b.episode % 2**32 < 4}
@@ -327,7 +332,7 @@ def test_an_actor_goes_on_with_its_frames() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_slots_that_cannot_be_put_back_begin_with_zeros(mode: AutoresetMode) -> None:
+def test_slots_that_cannot_be_put_back_begin_with_zeros(mode: Any) -> None:
     """And the episodes cut short close with the frames they had."""
     tape, network = Tape(), noting(spec(), CONFIG)
     first = actor_of(tape, vector(mode), network)
@@ -338,7 +343,7 @@ def test_slots_that_cannot_be_put_back_begin_with_zeros(mode: AutoresetMode) -> 
     take_turns(second, 60)
     assert second.counts()["cut_short_episodes"] > 0
     judge_blocks(tape.blocks)
-    if mode is not AutoresetMode.NEXT_STEP:
+    if mode != "by itself":
         network.judge()
 
 
@@ -416,3 +421,61 @@ def test_trap_33_no_action_before_an_episodes_first_frame() -> None:
         assert (action == NO_ACTION) == (t == 0)
         assert reward == pytest.approx(0.1 * t)
         assert state.any() == (t > 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_do_not_depend_on_each_other_through_convolutions(threads: int) -> None:
+    """C1: to the last bit, whatever the other slots see, on one thread and on more."""
+    grey = EnvSpec("tests/Own-v0", {}, {"observation": ArraySpec((84, 84), "uint8")}, ActionSpec(3))
+    config = R2D2Config(frame_stack=STACK, pre_core=16, hidden=8, head_hidden=8)
+    policy = Policy(wiring.q_network(config, grey, 1), grey, frame_stack=STACK)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (21, 84, 84), np.uint8)
+    carry = policy.start(21)
+    carry.frames["observation"][:] = rng.integers(0, 256, (21, STACK - 1, 84, 84))
+    torch.set_num_threads(threads)
+    values, state = policy({"observation": images}, carry)
+    changed = images.copy()
+    changed[3] = 255 - changed[3]
+    again, after = policy({"observation": changed}, carry)
+    others = np.arange(21) != 3
+    np.testing.assert_array_equal(again[others], values[others])
+    np.testing.assert_array_equal(after[others], state[others])
+    assert (again[3] != values[3]).any()
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_the_slots_of_a_process_change_no_frame(cut: int) -> None:
+    """C1: three slots together send what they send from two processes."""
+
+    def contents(slots: slice, tape: Tape) -> set[tuple[int, int, bytes]]:
+        network, count = noting(spec(), CONFIG), slots.stop - slots.start
+        take_turns(actor_of(tape, registry.make(ENV, count), network, first=slots.start), 60)
+        return {(b.episode, b.index, bytes(b.buffer)) for b in tape.blocks}
+
+    together = contents(slice(0, 3), Tape())
+    assert contents(slice(0, cut), Tape()) | contents(slice(cut, 3), Tape()) == together
+
+
+def own_network(env_spec: Any, config: Any) -> Any:
+    """As docs/own_network.md has it, which knows nothing of stacks."""
+    return Blind(env_spec)
+
+
+class Blind(torch.nn.Module):
+    state_size = 1
+
+    def __init__(self, env_spec: Any) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(pictures.HEIGHT * pictures.WIDTH, env_spec.action.num_actions)
+
+    def forward(self, observation: Any, action: Any, reward: Any, state: Any) -> Any:
+        return self.head(observation["observation"].flatten(2).float()), state
+
+
+def test_a_network_that_knows_nothing_of_stacks_is_told_of_them() -> None:
+    name = "tests.agents.test_stacks:own_network"
+    message = r"also where frame_stack is 4; of 3 steps .* gave values \[6, 2, 3\]"
+    with pytest.raises(ConfigError, match=message):
+        wiring.q_network(CONFIG, spec(), 1, name)
+    wiring.q_network(dataclasses.replace(CONFIG, frame_stack=1), spec(), 1, name)
