@@ -95,7 +95,7 @@ def test_other_arithmetic_is_told_of(
 ) -> None:
     run = tmp_path / "run"
     stopped_at(20, run, monkeypatch)
-    monkeypatch.setattr(loop, "_arithmetic", lambda: "beads")
+    monkeypatch.setattr(loop, "_arithmetic", lambda job: "beads")
     recollect.resume(run, verbose=True)
     assert "and goes on with beads: from here on it is not bit for bit" in capsys.readouterr().out
 

@@ -98,7 +98,10 @@ def test_one_is_drawn_ahead_and_no_more() -> None:
         assert len(drawn) == number + 2
 
 
-def test_on_a_processor_nothing_is_drawn_ahead_unless_asked_for() -> None:
+def test_on_a_processor_nothing_is_drawn_ahead_unless_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
     batches, replay = pair(ahead=None)
     drawn = counted(replay)
     for number in range(3):

@@ -176,7 +176,10 @@ def test_what_may_not_change_is_refused_by_name(
     run: Path, capsys: pytest.CaptureFixture[str], words: list[str], flag: str
 ) -> None:
     said = refused(capsys, "resume", str(run), *words)
-    may = "--checkpoint-seconds, --env-deadline, --env-processes, --env-steps, --keep-checkpoints"
+    may = (
+        "--actor-device, --checkpoint-seconds, --device, --env-deadline, --env-processes, "
+        "--env-steps, --keep-checkpoints, --threads"
+    )
     assert said.startswith(f"{flag} cannot change on resume, only {may} can: ")
 
 
