@@ -54,27 +54,21 @@ def fitted(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     """The paper's network and lengths, with slots, batch and replay that the machine can carry.
 
     16 slots for each processor, at most the paper's 256; without a GPU batches of 8 windows; replay
-    of the paper's size, or what certainly fits into 40% of the memory that is free.
+    of the paper's size, or as much of it as 40% of the memory that is free will hold.
     """
     config, steps = paper(env, steps or 50_000_000)
-    config = replace(
+    return replace(
         config,
         actors=min(config.actors, 16 * processors()),
         batch_size=config.batch_size if gpu() else 8,
+        replay_bytes=_share_of_memory(),
         codec="zstd" if env.id.rpartition(":")[2].startswith("ALE/") else "none",
-    )
-    return _fitting_replay(config, env), steps
+    ), steps
 
 
-def _fitting_replay(config: r2d2.R2D2Config, env: EnvSpec) -> r2d2.R2D2Config:
-    """`config` with no more steps in replay than its share of the free memory holds, all in."""
-    from recollect.agents import wiring
-    from recollect.replay.store import memory_need
-
-    spec = wiring.block_spec(config, env, 2 * config.hidden)  # of an LSTM; others have less
-    blocks = SHARE_OF_MEMORY * (free_memory() or 8e9) // memory_need(spec, config.windows(), 1)
-    steps = int(blocks) * config.period
-    return replace(config, replay_steps=min(config.replay_steps, steps // 1000 * 1000 or steps))
+def _share_of_memory() -> int:
+    """Bytes that replay may take here."""
+    return int(SHARE_OF_MEMORY * (free_memory() or 8e9))
 
 
 def small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
@@ -119,7 +113,7 @@ def small_images(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]
     """`small` for images: short windows and a smaller network, learning from each step 6 times."""
     steps = steps or 600_000
     config, _ = fitted(env, steps)
-    config = replace(
+    return replace(
         config,
         actors=32,
         refresh_period=20,
@@ -142,8 +136,7 @@ def small_images(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]
         pre_core=256,
         hidden=256,
         head_hidden=256,
-    )
-    return _fitting_replay(config, env), steps
+    ), steps
 
 
 def drqn_paper(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:

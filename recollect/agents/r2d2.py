@@ -81,7 +81,7 @@ class R2D2Config(Running):
     sequences: Literal["windows", "trajectories"] = "windows"  # trajectories: whole episodes (DRQN)
 
     replay_steps: int = 4_000_000  # environment steps kept; table 2
-    replay_bytes: int = 0  # a limit in bytes instead, where not 0 [ours]
+    replay_bytes: int = 0  # bytes kept at most, whatever the steps; 0: no limit [ours]
     min_replay_steps: int = 50_000  # before learning starts [Ape-X]
     replay_ratio: float = 1.5  # steps learned per environment step (paper's rates: 1.54)
     prioritized: bool = True  # False: windows are drawn uniformly

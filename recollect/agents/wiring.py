@@ -217,18 +217,20 @@ def _check_capacity(config: Any, spec: BlockSpec, env_spec: EnvSpec) -> None:
     if windows.trajectory:
         blocks = -(-env_spec.max_episode_steps // config.period) + 2
     steps = config.actors * blocks * config.period
-    least = memory_need(spec, windows, steps) if config.replay_bytes else steps
-    if least > (config.replay_bytes or config.replay_steps):
-        name = "replay_bytes" if config.replay_bytes else "replay_steps"
-        raise ConfigError(
-            f"{name} {getattr(config, name):,} is too little for {config.actors} actors: their "
-            f"running episodes alone need {least:,}: raise {name} or lower actors"
-        )
+    for name, least in (
+        ("replay_steps", steps),
+        ("replay_bytes", memory_need(spec, windows, steps)),
+    ):
+        limit = getattr(config, name)
+        if limit and least > limit:
+            raise ConfigError(
+                f"{name} {limit:,} is too little for {config.actors} actors: their running "
+                f"episodes alone need {least:,}: raise {name} or lower actors"
+            )
 
 
 def _capacity(config: Any) -> dict[str, int | None]:
-    in_bytes = config.replay_bytes or None
-    return {"capacity_steps": None if in_bytes else config.replay_steps, "capacity_bytes": in_bytes}
+    return {"capacity_steps": config.replay_steps, "capacity_bytes": config.replay_bytes or None}
 
 
 def make_env(config: Any, env_spec: EnvSpec, slots: int) -> VectorEnv:
@@ -334,9 +336,9 @@ def q_program(
     if config.evaluation_period:
         evaluator = partial(make_evaluator, config, env_spec, seed, make_network)
         parts.append(Part("evaluator", EVALUATOR, evaluator, {"parameters": "parameters"}))
-    steps = config.replay_steps
+    need = memory_need(spec, config.windows(), config.replay_steps)
     return Program(
         tuple(parts),
         policy=partial(make_policy, config, make_network, env_spec),
-        replay_bytes=config.replay_bytes or memory_need(spec, config.windows(), steps),
+        replay_bytes=min(config.replay_bytes or need, need),
     )

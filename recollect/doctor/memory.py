@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from recollect.agents import wiring
+from recollect.agents.r2d2 import R2D2Config
 from recollect.doctor import machine
 from recollect.doctor.environment import Subject
 from recollect.doctor.sheet import Sheet
@@ -33,12 +34,13 @@ def examine(trained: Trained, sheet: Sheet) -> None:
             f"{states / step:.0%}, the rest actions, rewards and bookkeeping",
             {"bytes": step, "observation": observation, "states": states},
         )
-        need = config.replay_bytes or memory_need(spec, windows, config.replay_steps)
+        need = memory_need(spec, windows, config.replay_steps)
+        need = min(config.replay_bytes or need, need)
         free = machine.free()
         if free is None:
             sheet.info("replay", f"needs {size(need)}; what is free cannot be told here")
         else:
-            _fit(config.replay_steps, need, free, int(SHARE * free / step), sheet)
+            _fit(config, need, free, int(SHARE * free / step), sheet)
         if not windows.trajectory:
             cells = windows.steps * config.batch_size
             batch = (cells + config.batch_size) * (observation + 12) + cells * 14
@@ -52,9 +54,10 @@ def examine(trained: Trained, sheet: Sheet) -> None:
         sheet.ok("parameters", f"{size(4 * parameters)}, {size(total)} with all copies", total)
 
 
-def _fit(steps: int, need: int, free: int, fits: int, sheet: Sheet) -> None:
+def _fit(config: R2D2Config, need: int, free: int, fits: int, sheet: Sheet) -> None:
     value = {"need": need, "free": free, "steps_that_fit": fits}
-    text = f"{steps:,} steps need {size(need)} of {size(free)} that are free"
+    least = "at most " if config.replay_bytes else ""
+    text = f"{config.replay_steps:,} steps need {least}{size(need)} of {size(free)} that are free"
     smaller = f"add --replay-steps {_round_down(fits)}, which takes {SHARE:.0%} of them"
     if need > free:
         sheet.fail("replay", text, smaller, value)

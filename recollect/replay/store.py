@@ -54,12 +54,12 @@ def check_capacity(
     """Raise what `Replay` would.
 
     Raises:
-        ConfigError: both capacities or none; one too small for a single window; blocks that do not
+        ConfigError: no capacity; one too small for a single window; blocks that do not
             serve the windows.
     """
     _check_fit(spec, windows)
-    if (capacity_steps is None) == (capacity_bytes is None):
-        raise ConfigError("give replay one capacity, in steps or in bytes")
+    if capacity_steps is None and capacity_bytes is None:
+        raise ConfigError("give replay a capacity, in steps, in bytes or both")
     block = spec.nbytes(spec.period, True) + BLOCK_OVERHEAD
     for capacity, least, unit in (
         (capacity_steps, windows.blocks * spec.period, "steps"),
@@ -89,9 +89,9 @@ class Replay:
         windows: geometry of the items.
         sampler: which items are drawn; empty, and the store's own from now on.
         limiter: how much is drawn per step inserted; likewise.
-        capacity_steps: unique environment steps to hold at most, or
+        capacity_steps: unique environment steps to hold at most; and, or instead,
         capacity_bytes: bytes to hold at most: buffers, and the two overheads of `contents` for each
-            block and item. Exactly one of the two.
+            block and item. What is reached first counts; one of the two may be None.
 
     Raises:
         ConfigError: as `check_capacity`.

@@ -300,18 +300,16 @@ def _told(job: Job) -> list[str]:
 def _check_memory(job: Job, need: int) -> str:
     """One line on what replay needs; ConfigError if the machine has less than that free."""
     free = free_memory()
-    asked = f"{job.config.replay_steps:,} steps"
-    if job.config.replay_bytes:
-        asked = f"{job.config.replay_bytes:,} bytes"
+    steps, limit = job.config.replay_steps, job.config.replay_bytes
     if free is not None and need > free:
         raise ConfigError(
-            f"replay of {asked} needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: "
-            "lower replay_steps, or set replay_bytes"
+            f"replay of {steps:,} steps needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
+            "free: lower replay_steps, or set replay_bytes"
         )
-    packed = ", less as they are packed" if job.config.codec != "none" else ""
-    if job.config.replay_bytes:
-        return f"replay: at most {size(need)}"
-    return f"replay: {asked} need {size(need)}{packed}, more where episodes are short"
+    packed = ", packed" if job.config.codec != "none" else ""
+    if limit:
+        return f"replay: at most {steps:,} steps and {size(limit)}{packed}"
+    return f"replay: {steps:,} steps{packed} need {size(need)}, more where episodes are short"
 
 
 def _warn_if_nothing_can_be_learned(job: Job) -> None:

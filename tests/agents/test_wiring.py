@@ -112,15 +112,19 @@ def test_items_are_drawn_by_priority_to_the_exponent_or_uniformly(
     assert sorted(set(found.round(9))) == pytest.approx(sorted(chances))
 
 
-def test_capacity_is_in_steps_or_where_bytes_are_given_in_bytes() -> None:
-    in_steps, blocks = replay(replace(CONFIG, replay_steps=24))
+@pytest.mark.parametrize(("steps", "nbytes", "held"), [(24, 0, 6), (24, 9, 6), (80, 9, 9)])
+def test_capacity_is_in_steps_and_where_bytes_are_given_in_bytes_too(
+    steps: int, nbytes: int, held: int
+) -> None:
+    """In blocks of 4 steps, each with an item."""
+    _, blocks = replay(CONFIG)
     each = blocks.nbytes(4, True) + BLOCK_OVERHEAD + ITEM_OVERHEAD
-    in_bytes, _ = replay(replace(CONFIG, replay_steps=24, replay_bytes=9 * each + each // 2))
+    limited, _ = replay(
+        replace(CONFIG, replay_steps=steps, replay_bytes=nbytes and nbytes * each + each // 2)
+    )
     for episode in range(20):
-        insert(in_steps, blocks, episode)
-        insert(in_bytes, blocks, episode)
-    assert (in_steps.steps, len(in_steps)) == (24, 6)
-    assert (in_bytes.steps, len(in_bytes)) == (36, 9)
+        insert(limited, blocks, episode)
+    assert (limited.steps, len(limited)) == (4 * held, held)
 
 
 def test_blocks_carry_the_states_that_windows_need_or_all() -> None:
@@ -254,11 +258,12 @@ def test_a_program_is_told_the_seed_and_makes_every_network_of_it() -> None:
     assert made["parameters"].version() == (0, 0), "of epoch 0, before the first update"
 
 
-def test_a_program_needs_the_bytes_it_may_use_or_those_of_its_steps() -> None:
-    assert r2d2.program(replace(CONFIG, replay_bytes=10**6), spec(), 3).replay_bytes == 10**6
+def test_a_program_needs_the_bytes_of_its_steps_or_those_it_may_use() -> None:
     blocks = wiring.block_spec(CONFIG, spec(), 2 * CONFIG.hidden)
     need = memory_need(blocks, CONFIG.windows(), 160)
-    assert r2d2.program(CONFIG, spec(), 3).replay_bytes == need
+    for limit, planned in ((0, need), (10**9, need), (need - 1, need - 1)):
+        made = r2d2.program(replace(CONFIG, replay_bytes=limit), spec(), 3)
+        assert made.replay_bytes == planned
 
 
 def test_a_replay_that_the_running_episodes_alone_would_fill_is_refused() -> None:

@@ -151,14 +151,14 @@ def probabilities(replay: Replay, uniform: bool) -> dict[int, float]:
     )
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(10))
 def test_replay_equals_its_model_after_every_operation(seed: int) -> None:
     """D1: insert, evict, sample, update, save, load into a fresh one, lose an episode's actor.
 
-    Seeds cover both samplers, a capacity in steps and in bytes, one to three slots.
+    Seeds cover both samplers, a capacity in steps, in bytes and in both, one to three slots.
     """
     rng = np.random.default_rng(seed)
-    uniform, in_bytes = seed % 2 == 1, seed % 4 > 1
+    uniform, in_bytes, in_both = seed % 2 == 1, seed % 4 > 1, seed > 7
     period = int(rng.integers(1, 4))
     windows = Windows(
         int(rng.integers(0, 6)), period + int(rng.integers(0, 5)), period, int(rng.integers(0, 4))
@@ -168,6 +168,8 @@ def test_replay_equals_its_model_after_every_operation(seed: int) -> None:
     least = windows.blocks * (spec.nbytes(period, True) + BLOCK_OVERHEAD) + ITEM_OVERHEAD
     nbytes = 2 * least + int(rng.integers(0, 40 * ITEM_OVERHEAD))
     capacity = {"capacity_bytes": nbytes} if in_bytes else {"capacity_steps": steps}
+    if in_both:
+        capacity = {"capacity_bytes": nbytes, "capacity_steps": steps}
     samplers: list[Any] = []
 
     def empty() -> Replay:
@@ -201,9 +203,8 @@ def test_replay_equals_its_model_after_every_operation(seed: int) -> None:
         assert replay.wants_insert() or replay.wants_sample()
 
     replay = empty()
-    model = Model(
-        windows, spec, np.inf if in_bytes else steps, capacity.get("capacity_bytes", np.inf)
-    )
+    limits = (capacity.get(f"capacity_{unit}", np.inf) for unit in ("steps", "bytes"))
+    model = Model(windows, spec, *limits)
     episodes: dict[int, Episode] = {}
     slots: list[Iterator[Any]] = [iter(()) for _ in range(1 + seed % 3)]
     running = [-1] * len(slots)
