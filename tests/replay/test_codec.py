@@ -118,6 +118,18 @@ def test_what_cannot_be_packed_is_kept_as_it_is() -> None:
     assert codec.pack(tiny) is tiny
 
 
+def test_packed_to_just_as_many_bytes_is_kept_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block's bytes are taken for raw ones where they are as many."""
+
+    class Useless:
+        def compress(self, data: memoryview) -> bytes:
+            return bytes(len(data))
+
+    monkeypatch.setattr(codec._local, "compressor", Useless())
+    raw = np.arange(200, dtype=np.uint8)
+    assert codec.pack(raw) is raw
+
+
 def test_a_codec_nobody_knows_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"codec must be one of .*, not 'lz4'"):
         BlockSpec({"o": ArraySpec(())}, ArraySpec((), "int64"), 0, 4, (0,), codec="lz4")
@@ -199,3 +211,5 @@ def test_scratch_is_used_again_and_aligned() -> None:
     first = codec.scratch(10_000)
     assert first.ctypes.data % 64 == 0
     assert codec.scratch(500).ctypes.data == first.ctypes.data
+    for nbytes in (10_001, 10_002, 500, 20_000):
+        assert len(codec.scratch(nbytes)) == nbytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -87,6 +88,23 @@ def test_a_batch_is_the_same_by_time_or_window_packed_or_not_on_any_threads(
                 for threads in (1, 3):
                     spoil(out)
                     assert_same_batch(store.gather(draw, out, threads=threads), wanted)
+
+
+@pytest.mark.parametrize("group", [1, 700, 1 << 20])
+def test_blocks_that_could_not_be_packed_lie_among_packed_ones(
+    group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3-12: each is read from where its own bytes are."""
+    inner, count = codec.pack, itertools.count()
+    monkeypatch.setattr(codec, "pack", lambda raw: raw if next(count) % 3 else inner(raw))
+    monkeypatch.setattr(gathering, "_GROUP_BYTES", group)
+    plain, packed = both(Windows(burn_in=4, trace=4, period=2, tail=1), [60, 31])
+    uniforms = np.linspace(0, 0.99, 50)
+    wanted, draw = plain.gather(plain.draw(uniforms)), packed.draw(uniforms)
+    kinds = {block.packed for block in draw.blocks.flat if block is not None}
+    assert kinds == {False, True}
+    for threads in (1, 3):
+        assert_same_batch(packed.gather(draw, threads=threads), wanted)
 
 
 @pytest.mark.parametrize("shift", [0, 7])
