@@ -38,7 +38,8 @@ def paper(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
 
     Grey images are seen four at once, as Atari's in the paper, coloured ones singly, as DMLab's.
     """
-    grey = any(spec.image and len(spec.shape) == 2 for spec in env.observation.values())
+    images = [spec.shape for spec in env.observation.values() if spec.image]
+    grey = any(len(shape) == 2 or 1 in (shape[0], shape[2]) for shape in images)
     return r2d2.R2D2Config(frame_stack=4 if grey else 1), steps or 10_000_000_000 // 4
 
 

@@ -54,9 +54,24 @@ def planned(made: R2D2Config, env: EnvSpec) -> int:
     return r2d2.program(made, env, seed=1).replay_bytes
 
 
-@pytest.mark.parametrize(("env", "stack"), [(ATARI, 4), (COLOUR, 1), (TOLD, 1), (NUMBERS, 1)])
+def shaped(*shape: int) -> EnvSpec:
+    return replace(ATARI, observation={"observation": ArraySpec(shape, "uint8")})
+
+
+@pytest.mark.parametrize(
+    ("env", "stack"),
+    [
+        (ATARI, 4),
+        (COLOUR, 1),
+        (TOLD, 1),
+        (NUMBERS, 1),
+        (shaped(84, 84, 1), 4),
+        (shaped(1, 84, 84), 4),
+        (shaped(4, 84, 84), 1),
+    ],
+)
 def test_grey_images_are_seen_four_at_once(env: EnvSpec, stack: int) -> None:
-    """Section 2.3: Atari's frames are stacked, DMLab's are not."""
+    """Section 2.3: Atari's frames are stacked, DMLab's are not; one channel is grey too."""
     for preset in ("paper", "plus", "fitted"):
         assert config(preset, env).frame_stack == stack
 

@@ -46,7 +46,7 @@ FAMILIES = (
     Family("popgym", ("popgym-",), "popgym"),
 )
 _GYMNASIUMS = ("max_episode_steps", "render_mode")
-"""Arguments that every environment takes, and that are no options of its family."""
+"""Arguments that every single environment takes, and that are no options of its family."""
 
 
 def family(env_id: str) -> Family | None:
@@ -93,9 +93,11 @@ def as_ours(
     if known is None or not known.ours or known.elsewhere in kwargs:
         return found, dict(kwargs)
     module = importlib.import_module(known.ours)
+    ours = module.entry(found)
     names = [field.name for field in fields(module.Options)]
+    others = _GYMNASIUMS if ours.entry_point is not None else ()  # of which vectors take none
     for name in kwargs:
-        if name not in (*names, *_GYMNASIUMS):
+        if name not in (*names, *others):
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}"
             raise ConfigError(f"environment {env_id!r} takes no argument {name!r}: {hint}")
@@ -104,5 +106,5 @@ def as_ours(
         options = asdict(module.Options(**given))
     except ConfigError as error:
         raise ConfigError(f"environment {env_id!r}: {error}") from None
-    others = {name: value for name, value in kwargs.items() if name not in names}
-    return module.entry(found), {**options, **others}
+    rest = {name: value for name, value in kwargs.items() if name not in names}
+    return ours, {**options, **rest}

@@ -330,12 +330,15 @@ def _cannot_make(
 
 
 def _arguments(entry_point: Any) -> list[str]:
-    """What an environment's constructor takes by name, and the time limit all of them take."""
+    """What a constructor takes by name: of single ones also a time limit, of vectors no number."""
     if isinstance(entry_point, str):
         entry_point = registration.load_env_creator(entry_point)
     parameters = inspect.signature(entry_point).parameters.values()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [*(p.name for p in parameters if p.kind in kinds), "max_episode_steps"]
+    names = [p.name for p in parameters if p.kind in kinds]
+    if "num_envs" in names:
+        return [name for name in names if name not in ("num_envs", "seed_once")]
+    return [*names, "max_episode_steps"]
 
 
 def _said(error: Exception) -> str:

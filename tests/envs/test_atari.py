@@ -91,6 +91,11 @@ def test_options_line_names_every_option():
         ({"graysscale": True}, "takes no argument 'graysscale': did you mean 'grayscale'?"),
         ({"stack_num": 4}, "takes no argument 'stack_num'"),
         ({"game": "pong"}, "takes no argument 'game'"),
+        (
+            {"max_episode_steps": 9},
+            "takes no argument 'max_episode_steps': it takes repeat_action_",
+        ),
+        ({"render_mode": "human"}, "takes no argument 'render_mode': it takes repeat_action_"),
         ({"frameskip": 0}, "frameskip must be above 0, got 0"),
         ({"frameskip": (2, 5)}, "frameskip must be a whole number, got (2, 5)"),
         ({"noop_max": -1}, "noop_max must be 0 or more"),

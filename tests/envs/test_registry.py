@@ -235,6 +235,14 @@ def test_vector_entry_points_are_wrapped(vector_only):
     assert env.reset(np.arange(5))["observation"].shape == (5, 4)
 
 
+def test_what_a_vector_entry_point_takes_is_told(vector_only):
+    """Its constructor's own arguments: a number of environments is not the user's to give."""
+    message = refusal(env_spec, vector_only, {"size": 1})
+    assert "takes no argument 'size': it takes " in message
+    assert "max_episode_steps" in message
+    assert "num_envs" not in message
+
+
 def test_slots_are_seeded_each_by_its_own(demanding):
     env = make(demanding, 3, {"failure": None})
     first = env.reset(np.array([4, 5, 4]))["observation"]

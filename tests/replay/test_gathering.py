@@ -159,6 +159,19 @@ def test_batches_are_gathered_in_another_thread_while_experience_comes_in() -> N
         assert_same_batch(batch, wanted)
 
 
+def test_a_forked_process_takes_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has none of its parent's, and would wait for them."""
+    _, packed = both(UNEVEN, [30])
+    draw = packed.draw(np.linspace(0, 0.9, 9))
+    packed.gather(draw, threads=2)
+    pools = gathering._pool.cache_info().misses
+    packed.gather(draw, threads=2)
+    assert gathering._pool.cache_info().misses == pools
+    monkeypatch.setattr(gathering.os, "getpid", lambda: -7)
+    packed.gather(draw, threads=2)
+    assert gathering._pool.cache_info().misses == pools + 1
+
+
 def test_by_window_a_window_is_one_piece_of_memory() -> None:
     replay, _ = filled(UNEVEN, [30], stack=2)
     batch = replay.gather(replay.draw(np.linspace(0, 0.9, 5)), batch_major=True)
