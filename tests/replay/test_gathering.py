@@ -217,3 +217,42 @@ def test_a_window_that_does_not_fit_its_blocks_is_refused_before_anything_is_rea
             replay.gather(replace(draw, **change))
     with pytest.raises(ValueError, match="threads must be at least 1"):
         replay.gather(draw, threads=0)
+
+
+def test_an_array_that_does_not_fit_its_field_is_refused() -> None:
+    """The kernels write by address: before that its place and its rows are looked at."""
+    spec = make_spec(UNEVEN)
+    field = len(spec.observation) + 1  # the rewards
+    cells = [np.zeros(2, np.int64)] * 3
+    right = np.zeros((5, 2), np.float32)
+    frozen = right.copy()
+    frozen.setflags(write=False)
+    gathering.Copy(spec, 2).add(right, field, *cells)
+    for array, says in (
+        (right.astype(np.float64), "must have rows of 4 bytes"),
+        (np.zeros((5, 3), np.float32), "hold 2 windows"),
+        (np.zeros((5, 4), np.float32)[:, ::2], "must be contiguous"),
+        (frozen, "to write to must be"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            gathering.Copy(spec, 2).add(array, field, *cells)
+
+
+@pytest.mark.parametrize(("first", "column", "count"), [(-1, 0, 2), (0, -1, 2), (0, 2, 2)])
+def test_nothing_is_copied_beside_an_array(first: int, column: int, count: int) -> None:
+    """Also where another thread has not come to fill that window's cells, and to check it."""
+    source, room = np.ones(64, np.uint8), np.zeros(12, np.uint8)  # 3 rows in the middle of 12
+    lines = (1, 1, 0, 0, 0, 0, 0)  # bytes of a row, by window, of a row, field, lead, closing, ...
+    targets = np.array([(room.ctypes.data + 4, 3, 1, *lines)], np.int64)
+    pieces = np.array([[(source.ctypes.data + 32, 8, 0)]], np.int64)
+    offsets, which = np.zeros((2, 9, 2), np.int64), np.zeros((1, 2), np.int64)
+
+    def copied(*cells: int) -> bool:
+        table = np.array(cells, np.int64).reshape(1, 3, 1)
+        held = np.ones(1, np.int64)
+        return bool(copying.copy_pieces(targets, table, pieces, held, offsets, which))
+
+    assert not copied(first, column, count)
+    assert not room.any()
+    assert copied(0, 1, 2)
+    assert room.tolist() == [0] * 5 + [1] * 2 + [0] * 5
