@@ -83,6 +83,28 @@ def test_a_timeout_truncates_with_the_closing_frame():
             assert step.truncated[0] == (number == 21)
             assert (step.observation["observation"] != seen).any()
             seen = step.observation["observation"]
+        env.restart(np.array([True]), np.array([2]))
+        cut = [bool(env.step(np.array([1])).truncated[0]) for _ in range(21)]
+        assert cut == [False] * 20 + [True], "the next episode has all its time again"
+
+
+def test_an_end_on_the_last_step_is_no_timeout():
+    """Trap 18: what terminates has no value after it, whatever the clock says."""
+
+    class Ended:
+        def __init__(self, game):
+            self._game = game
+
+        def __getattr__(self, name):
+            return (lambda: True) if name == "is_episode_finished" else getattr(self._game, name)
+
+    env = registry.maker(HOME, {"frame_skip": 1000})[1]().unwrapped
+    with closing(env):
+        env.reset(seed=1)
+        assert env.max_episode_steps == 3
+        assert env.step(1)[2:4] == env.step(1)[2:4] == (False, False)
+        env._game = Ended(env._game)
+        assert env.step(1)[2:4] == (True, False)
 
 
 def test_a_death_terminates():

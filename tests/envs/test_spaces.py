@@ -9,7 +9,7 @@ from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.envs.spaces import Encoder, action_spec
+from recollect.envs.spaces import Encoder, action_spec, words
 from recollect.types import ActionSpec, ArraySpec, ConfigError
 
 
@@ -239,3 +239,26 @@ def test_other_actions_are_refused_by_name(space, kind):
 
 def test_gymnasium_batches_discrete_as_numbers():
     assert batch_space(spaces.Discrete(3), 2).shape == (2,)  # what `encode` above rests on
+
+
+def test_words_are_hashed_alike_everywhere():
+    """A stored run's words mean the same on any machine: these numbers are for good."""
+    row = words("Go to  the\tRED ball")
+    assert (row.dtype, row.shape) == (np.int16, (16,))
+    assert row.tolist() == [775, 757, 79, 456, 380, *[0] * 11]
+    np.testing.assert_array_equal(words("go TO the red BALL"), row)
+    assert not words("").any()
+    assert not words(" \n ").any()
+    np.testing.assert_array_equal(words("a " * 16 + "b"), words("a " * 16))
+    assert words("\ud800")[0] > 0  # half a pair is a word as well
+    many = np.array([words(f"x{i}")[0] for i in range(20_000)])
+    assert (many.min(), many.max()) == (1, 1000)
+
+
+def test_encoded_texts_share_no_memory_with_the_batch():
+    encoder = Encoder(spaces.Text(9), "x/Told-v0")
+    arrays = encoder.empty(2)
+    assert not encoder.put("go", arrays, 1)
+    encoded = encoder.encode(encoder.nested(arrays), range(2), {})["observation"]
+    assert not np.shares_memory(encoded, arrays["observation"])
+    np.testing.assert_array_equal(encoded, [words(""), words("go")])
