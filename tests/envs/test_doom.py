@@ -144,6 +144,18 @@ def test_colour_whole_screens_and_combined_buttons():
     assert names[6] == "TURN_LEFT+TURN_RIGHT"
 
 
+def test_buttons_that_turn_by_degrees_are_no_actions():
+    """Pressed for a step they would turn by one degree: a scenario's others are taken."""
+    env = registry.maker("VizdoomDeathmatch-v1")[1]()
+    with closing(env):
+        every = env.unwrapped._game.get_available_buttons()
+        names = env.unwrapped.get_action_meanings()
+        assert any("DELTA" in button.name for button in every)
+        assert names == ["NONE", *(b.name for b in every if "DELTA" not in b.name)]
+        pressed = np.array(env.unwrapped._actions)
+        assert (pressed.sum(1) == [0] + [1] * (len(names) - 1)).all()
+
+
 def test_ctrl_c_does_not_end_the_game_and_nothing_is_left_behind(tmp_path, monkeypatch):
     """A terminal sends it to every process it started; ours decide when to end."""
     monkeypatch.chdir(tmp_path)
