@@ -44,7 +44,7 @@ def torso(
     parts: list[tuple[str, nn.Module]] = []
     for key, spec in images.items():
         _, height, width = spec.shape
-        chosen = kind if kind != "auto" else "small" if min(height, width) < 36 else "nature"
+        chosen = kind if kind != "auto" else "small" if min(height, width) < NATURE_LEAST else "nature"
         parts.append((key, CONVOLUTIONS[chosen](spec.shape)))
     parts += [(key, Language()) for key in texts]
     return Parts(parts, MLP(numbers, sizes) if numbers else None)
@@ -164,12 +164,16 @@ class Nature(nn.Module):
 
 
 class Small(nn.Module):
-    """For images too small for the others: 16, then 32 filters of 3 x 3, each with ReLU; flattened.
+    """16, then 32 filters, each with ReLU; flattened.
+
+    Of 8 x 8 by 4 and 4 x 4 by 2, the first DQN's; of 3 x 3 where an image is too small for
+    Nature's convolutions.
 
     Args:
         shape: (C, H, W) of the image, at least 5 x 5.
     Raises:
         ConfigError: an image too small.
+    Source: Mnih et al. 2013, section 4.1.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -180,8 +184,12 @@ class Small(nn.Module):
                 f"the small torso wants images of 5 x 5 and more, this one is {rows} x {columns}: "
                 "let the environment give it flat, as a row of numbers"
             )
-        self.layers = nn.ModuleList([_FromBytes(channels, 16, 3), nn.Conv2d(16, 32, 3)])
-        self.output_size = 32 * (rows - 4) * (columns - 4)
+        tiny = min(rows, columns) < NATURE_LEAST
+        first, second = ((3, 1), (3, 1)) if tiny else ((8, 4), (4, 2))
+        self.layers = nn.ModuleList([_FromBytes(channels, 16, *first), nn.Conv2d(16, 32, *second)])
+        for size, stride in (first, second):
+            rows, columns = ((side - size) // stride + 1 for side in (rows, columns))
+        self.output_size = 32 * rows * columns
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [N, C, H, W] bytes to [N, output_size] features."""

@@ -106,7 +106,7 @@ def prepare(
 
     Args:
         agent: r2d2 or drqn. env: a Gymnasium id, `module:Env-v0` included.
-        preset: auto, paper or small. seed: 0 or more, below 2^64.
+        preset: auto, paper, plus, fitted or small. seed: 0 or more, below 2^64.
         env_steps: steps of all slots together; None: the preset's.
         network: "module:name" of a network of your own; empty: the agent's.
         start_from: a run whose last parameters this one begins with; empty: drawn from the seed.
