@@ -53,6 +53,29 @@ def test_pixels_and_the_mission_as_words():
     assert seen["view"].std() > 0
 
 
+def test_pixels_are_those_of_minigrids_own_wrapper():
+    from minigrid.wrappers import RGBImgPartialObsWrapper
+
+    theirs = RGBImgPartialObsWrapper(gym.make(MEMORY), tile_size=5)
+    with closing(registry.make(MEMORY, 1, {"view": "pixels", "tile_size": 5})) as env:
+        ours = env.reset(np.array([4]))["observation"][0]
+        wanted, _ = theirs.reset(seed=4)
+        for action in (0, 1, 2, 2, 1):
+            np.testing.assert_array_equal(ours, wanted["image"])
+            ours = env.step(np.array([action])).observation["observation"][0]
+            wanted = theirs.step(action)[0]
+
+
+def test_a_tile_that_no_table_knows_is_told():
+    """Its one-hot would be that of the next tile."""
+    env = registry.maker(MEMORY)[1]().unwrapped
+    with closing(env):
+        given, _ = env._env.reset(seed=1)
+        given["image"][2, 3] = (11, 0, 0)
+        with pytest.raises(ValueError, match=r"a tile is \[11 .*below \[11  6  3\] was wanted"):
+            env._seen(given)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
