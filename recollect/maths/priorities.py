@@ -88,11 +88,12 @@ def importance_weights(probabilities: torch.Tensor, size: int, beta: float) -> t
         raise ValueError(f"beta must be in [0, 1], got {beta}: 0 corrects nothing, 1 fully")
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}: count the items in replay")
-    least, most = map(float, torch.aminmax(probabilities))
-    if not (least > 0 and most <= 1):
+    least, most = torch.aminmax(probabilities)
+    if not (float(least) > 0 and float(most) <= 1):
         raise ValueError(
-            f"probabilities must be in (0, 1], got {least} to {most}: divide each item's mass by "
-            "the total"
+            f"probabilities must be in (0, 1], got {float(least)} to {float(most)}: divide each "
+            "item's mass by the total"
         )
-    # The largest weight is that of the least probability, and N cancels.
+    # The largest weight is that of the least probability, and N cancels. A number over a tensor
+    # would be a product with its reciprocal, which is not exactly 1.
     return (least / probabilities) ** beta
