@@ -25,7 +25,12 @@ from recollect.types import ConfigError, EnvError
 OPTIONS = [
     *ENVIRONMENT,
     Option("--agent", "NAME", f"one of {', '.join(presets.AGENTS)}", default="r2d2"),
-    Option("--preset", "NAME", "auto, paper, fitted, small: settings to examine it with", default="auto"),
+    Option(
+        "--preset",
+        "NAME",
+        "auto, paper, fitted, small: settings to examine it with",
+        default="auto",
+    ),
     Option("--network", "MODULE:NAME", "a network of your own", default="", shown="agent's"),
     Option("--steps", "N", "environment steps to play at most", words.whole, 1000),
     Option("--seconds", "X", "to play, about", words.number, 5.0),

@@ -65,7 +65,12 @@ KEEPING = [
     Option("--keep-checkpoints", "N", "how many are kept", words.whole, shown="2"),
 ]
 RUN = [
-    Option("--preset", "NAME", "auto, paper, plus, fitted or small: where the settings start from", shown="auto"),
+    Option(
+        "--preset",
+        "NAME",
+        "auto, paper, plus, fitted or small: where the settings start from",
+        shown="auto",
+    ),
     Option("--env-steps", "N", "environment steps of all slots together", words.whole),
     Option("--seed", "N", "of everything that is drawn", words.whole, shown="0"),
     Option("--network", "MODULE:NAME", "a network of your own", shown="agent's"),

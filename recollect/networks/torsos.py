@@ -44,7 +44,9 @@ def torso(
     parts: list[tuple[str, nn.Module]] = []
     for key, spec in images.items():
         _, height, width = spec.shape
-        chosen = kind if kind != "auto" else "small" if min(height, width) < NATURE_LEAST else "nature"
+        chosen = (
+            kind if kind != "auto" else "small" if min(height, width) < NATURE_LEAST else "nature"
+        )
         parts.append((key, CONVOLUTIONS[chosen](spec.shape)))
     parts += [(key, Language()) for key in texts]
     return Parts(parts, MLP(numbers, sizes) if numbers else None)
