@@ -53,7 +53,7 @@ def one(name: str) -> Iterator[Result]:
 
     env, env_steps, settings = CASES[name]
     job = training.prepare("r2d2", env=env, settings={"evaluation_period": 0, **settings})
-    torch.set_num_threads(computing.threads(job.config, job.env))
+    torch.set_num_threads(computing.threads(job.config.threads, job.env))
     if job.env.has_images:
         machine.keep_memory()
     runtime = Inline(presets.agent("r2d2").program(job.config, job.env, job.seed))

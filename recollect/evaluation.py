@@ -273,7 +273,6 @@ def evaluate(
     agent = load(run, which)
     # These load torch, which a run that is not there must not.
     from recollect.agents import computing, evaluating
-    from recollect.agents.running import Running
     from recollect.run.statistics import summary
 
     env_spec = _following(protocol, agent.env_spec)
@@ -283,7 +282,7 @@ def evaluate(
     if frame_cap and FRAME_CAP in protocol.env_kwargs:
         longest = frame_cap  # no step is less than a frame: the environment ends it
     settings = agent.config["config"]
-    with threads(computing.threads(Running(threads=settings["threads"]), agent.env_spec)):
+    with threads(computing.threads(settings["threads"], agent.env_spec)):
         played = evaluating.evaluate_on(
             env_spec,
             agent.policy,

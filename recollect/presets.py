@@ -57,13 +57,16 @@ def fitted(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     16 slots for each processor, at most the paper's 256; without a GPU batches of 8 windows; replay
     of the paper's size, or as much of it as 40% of the memory that is free will hold.
     """
+    from recollect.envs.families import family  # loads Gymnasium, which not every command needs
+
     config, steps = paper(env, steps or 50_000_000)
+    known = family(env.id)
     return replace(
         config,
         actors=min(config.actors, 16 * processors()),
         batch_size=config.batch_size if gpu() else 8,
         replay_bytes=_share_of_memory(),
-        codec="zstd" if env.id.rpartition(":")[2].startswith("ALE/") else "none",
+        codec="zstd" if known is not None and known.name == "atari" else "none",
     ), steps
 
 

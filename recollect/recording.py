@@ -22,7 +22,15 @@ from recollect.envs.vector import VectorEnv
 from recollect.machine import threads
 from recollect.run.episode_picture import Played, draw, is_image
 from recollect.run.videos import SUFFIXES, Video, default_suffix
-from recollect.types import Array, ConfigError, EnvError, EnvSpec, NotFiniteError, VectorStep
+from recollect.types import (
+    Array,
+    ConfigError,
+    EnvError,
+    EnvSpec,
+    NotFiniteError,
+    VectorStep,
+    channels_last,
+)
 
 LONGEST_VIDEO = 1_500
 """Steps a video shows; the episode is played on."""
@@ -245,7 +253,7 @@ def _make(spec: EnvSpec, **more: Any) -> gym.Env[Any, Any]:
 
 def _enlarged(image: Array) -> Array:
     """[H, W], [H, W, C] or [C, H, W] as [H', W', 3], each pixel several wide, to be looked at."""
-    if image.ndim == 3 and image.shape[2] > image.shape[0]:
+    if image.ndim == 3 and not channels_last(image.shape):
         image = np.moveaxis(image, 0, 2)
     image = image[..., None] if image.ndim == 2 else image
     image = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)

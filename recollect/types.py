@@ -159,6 +159,11 @@ def _wanted(kind: Any) -> str:
     return names.get(kind, "text")
 
 
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether an image of this shape is [H, W, C]: where its third axis is not the longest."""
+    return len(shape) == 3 and shape[2] <= shape[0]
+
+
 @dataclass(frozen=True)
 class ArraySpec:
     """Shape (without batch or time) and dtype of one array.

@@ -60,23 +60,23 @@ def actor(config: Running, env_spec: EnvSpec) -> Compute:
 def told(config: Running, env_spec: EnvSpec) -> str:
     """One line on what all this comes to."""
     learns, acts = learner(config, env_spec), actor(config, env_spec)
-    number = threads(config, env_spec)
+    number = threads(config.threads, env_spec)
     where = {"cpu": f"the processor, {number} thread{'s' * (number > 1)}", "cuda": "a GPU"}
     numbers = "bfloat16 (sums in float32)" if learns.bfloat16 else "float32"
     line = f"learning on {where[learns.device]}, in {numbers}"
     return line + f"; acting on {where[acts.device]}, in float32"
 
 
-def threads(config: Running, env_spec: EnvSpec) -> int:
-    """Threads that torch computes on.
+def threads(asked: int, env_spec: EnvSpec) -> int:
+    """Threads that torch computes on: those `asked` for, or, where that is 0, what is right.
 
     The networks for a few numbers are small and an inline run's turns short: on two cores an LSTM
     of 64 units took 7 times as long on two threads as on one. Convolutions use all there are.
     """
-    if config.threads:
-        return config.threads
-    if asked := os.environ.get("OMP_NUM_THREADS"):
-        return int(asked) if asked.isdigit() and int(asked) else 1
+    if asked:
+        return asked
+    if given := os.environ.get("OMP_NUM_THREADS"):
+        return int(given) if given.isdigit() and int(given) else 1
     return processors() if env_spec.has_images else 1
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from recollect.presets import nearest
 from recollect.protocols import FRAME_CAP, PROTOCOLS
 
 BOTH = "both"
+MARGIN = 20
 OPTIONS = [
     Option("--protocol", "NAME", f"how to play: {', '.join(PROTOCOLS)}", default="greedy"),
     Option("--episodes", "N", "episodes to play", words.whole, shown="protocol"),
@@ -82,10 +82,10 @@ def _summary(run: str, played: Sequence[Mapping[str, Any]]) -> list[str]:
         caps.append(f"{first['step_cap']:,} steps")
     lines = [
         f"run                 {run}",
-        *_wrapped("protocol", f"{protocol.name}: {protocol.source}"),
+        *words.wrapped("protocol", f"{protocol.name}: {protocol.source}", MARGIN),
         *_environment(first["env"]),
         f"played              {count}, {how}, seed {first['seed']}",
-        f"{'':20}at most {' or '.join(caps)} each",
+        f"{'':{MARGIN}}at most {' or '.join(caps)} each",
     ]
     rows: dict[str, list[str]] = {
         "parameters": [f"{each['which']}, after {each['env_steps']:,} steps" for each in played],
@@ -97,18 +97,15 @@ def _summary(run: str, played: Sequence[Mapping[str, Any]]) -> list[str]:
     width = max(len(cell) for cells in rows.values() for cell in cells)
     for name, cells in rows.items():
         if any(cells):
-            lines.append(f"{name:20}{'  '.join(f'{cell:{width}}' for cell in cells)}".rstrip())
+            lines.append(
+                f"{name:{MARGIN}}{'  '.join(f'{cell:{width}}' for cell in cells)}".rstrip()
+            )
     return lines
 
 
 def _environment(env: Mapping[str, Any]) -> list[str]:
     settings = ", ".join(f"{name} {value}" for name, value in env["kwargs"].items())
-    return [f"environment         {env['id']}", *_wrapped("", settings)]
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    parts = textwrap.wrap(text, 80 - 20)
-    return [f"{'' if number else label:20}{part}" for number, part in enumerate(parts)]
+    return [f"environment         {env['id']}", *words.wrapped("", settings, MARGIN)]
 
 
 def _interval(low: float, high: float) -> str:

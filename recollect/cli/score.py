@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,8 +107,7 @@ def _remarks(figures: Mapping[str, Any]) -> list[str]:
     """Which games the aggregates are not over, and where they mean less than they seem to."""
     lines: list[str] = []
     for label, names in (("missing", figures["missing"]), ("no reference", figures["left_out"])):
-        for number, part in enumerate(textwrap.wrap(", ".join(names), 80 - MARGIN)):
-            lines.append(f"{'' if number else label:{MARGIN}}{part}")
+        lines += words.wrapped(label, ", ".join(names), MARGIN)
     for name, row in figures["games"].items():
         if row["human"] < row["random"]:
             lines.append(f"{'note':{MARGIN}}{name}: human is below random, so more counts less")

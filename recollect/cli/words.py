@@ -197,6 +197,12 @@ def whole(word: str) -> int:
     return int(value)
 
 
+def wrapped(label: str, text: str, margin: int) -> list[str]:
+    """Lines of at most 80 columns: the text from column `margin` on, the label before its first."""
+    parts = textwrap.wrap(text, 80 - margin)
+    return [f"{'' if number else label:{margin}}{part}" for number, part in enumerate(parts)]
+
+
 def nbytes(word: str) -> int:
     """Bytes: a whole number, alone or of kB, MB, GB, TB (1000s) or KiB, MiB, GiB, TiB (1024s)."""
     found = re.fullmatch(r"([\d_.]+) ?([kKMGT])(i?)B", word.strip())

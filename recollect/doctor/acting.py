@@ -29,7 +29,7 @@ def examine(request: Request, subject: Subject, sheet: Sheet, patience: float) -
     """Network, traps and memory, onto the sheet."""
     sheet.group = "network"
     trained: Trained | None = None
-    with threads(computing.threads(R2D2Config(), subject.spec)):
+    with threads(computing.threads(0, subject.spec)):
         with sheet.stage("made", 120.0):
             config, steps = presets.resolve(request.agent, request.preset, subject.spec)
             if not isinstance(config, R2D2Config):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from recollect import __version__
+from recollect import __version__, machine
 from recollect.doctor.sheet import Sheet
 from recollect.machine import free_memory
 from recollect.run.progress import size
@@ -56,7 +56,6 @@ def free() -> int | None:
 
 def processors() -> tuple[int, float | None]:
     """Processors this process may use, and how many of them a control group lets it have."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota: float | None = None
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         most, period = (CGROUP / "cpu.max").read_text().split()
@@ -66,7 +65,7 @@ def processors() -> tuple[int, float | None]:
             (CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
         )
         quota = int(most) / int(period) if int(most) > 0 else quota
-    return usable or 1, quota
+    return machine.processors(), quota
 
 
 def _number(path: Path) -> int | None:

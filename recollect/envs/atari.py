@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from gymnasium.envs import registration
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 
+from recollect.machine import processors
 from recollect.types import Array, ConfigError, check_ranges
 
 _MOST = {"frameskip": 1_000, "img_height": 1_024, "img_width": 1_024, "noop_max": 100_000}
@@ -109,7 +109,7 @@ class AtariVector(gym.vector.VectorEnv[Any, Any, Any]):
             continuous=False,
             # NEXT_STEP resets a slot only if it is stepped after its end, which nobody does here.
             autoreset_mode=AutoresetMode.SAME_STEP if seed_once else AutoresetMode.NEXT_STEP,
-            num_threads=min(num_envs, _cores()),
+            num_threads=min(num_envs, processors()),
             thread_affinity_offset=-1,
             **asdict(chosen),
         )
@@ -151,9 +151,3 @@ class AtariVector(gym.vector.VectorEnv[Any, Any, Any]):
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads."""
         self._env = None
-
-
-def _cores() -> int:
-    """How many this process may use."""
-    known = hasattr(os, "sched_getaffinity")
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1

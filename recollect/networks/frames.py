@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recollect.types import ArraySpec
+from recollect.types import ArraySpec, channels_last
 
 _PACKED = 4
 _LITTLE = sys.byteorder == "little"
@@ -26,15 +26,10 @@ def stacked_specs(observation: Mapping[str, ArraySpec], stack: int) -> dict[str,
 def _layout(spec: ArraySpec, stack: int) -> tuple[int, ...]:
     if len(spec.shape) == 2:
         return (stack, *spec.shape)
-    if channels_last(spec):
+    if channels_last(spec.shape):
         height, width, channels = spec.shape
         return (channels * stack, height, width)
     return (spec.shape[0] * stack, *spec.shape[1:])
-
-
-def channels_last(spec: ArraySpec) -> bool:
-    """Whether an image is [H, W, C], told by its last side being no longer than its first."""
-    return len(spec.shape) == 3 and spec.shape[2] <= spec.shape[0]
 
 
 def flattened(
@@ -59,7 +54,7 @@ def flattened(
         elif len(spec.shape) == 2:
             found[key] = _grey(x, stack)
         else:
-            x = x if channels_last(spec) else x.movedim(2, -1)
+            x = x if channels_last(spec.shape) else x.movedim(2, -1)
             steps = len(x) - stack + 1
             rows = torch.cat([x[k : k + steps] for k in range(stack)], -1) if stack > 1 else x
             images = rows.flatten(0, 1).permute(0, 3, 1, 2)

@@ -134,7 +134,27 @@ class _FromBytes(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
 
-class Nature(nn.Module):
+class _Convolutions(nn.Module):
+    """Layers of (filters, rows and columns of each, stride), with ReLU; flattened."""
+
+    def __init__(self, shape: tuple[int, ...], *layers: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, *sides = shape
+        self.layers = nn.ModuleList()
+        for filters, size, stride in layers:
+            kind = nn.Conv2d if len(self.layers) else _FromBytes
+            self.layers.append(kind(channels, filters, size, stride))
+            channels, sides = filters, [(side - size) // stride + 1 for side in sides]
+        self.output_size = channels * math.prod(sides)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [N, C, H, W] bytes to [N, output_size] features."""
+        for layer in self.layers:
+            x = layer(x).relu_()
+        return x.flatten(1)
+
+
+class Nature(_Convolutions):
     """32 filters of 8 x 8 by 4, 64 of 4 x 4 by 2, 64 of 3 x 3, each with ReLU; flattened.
 
     Args:
@@ -145,27 +165,16 @@ class Nature(nn.Module):
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        channels, *sides = shape
-        if min(sides) < NATURE_LEAST:
+        _, rows, columns = shape
+        if min(rows, columns) < NATURE_LEAST:
             raise ConfigError(
                 f"the nature torso wants images of {NATURE_LEAST} x {NATURE_LEAST} and more, this "
-                f"one is {sides[0]} x {sides[1]}: set torso to small"
+                f"one is {rows} x {columns}: set torso to small"
             )
-        self.layers = nn.ModuleList(
-            [_FromBytes(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3, 1)]
-        )
-        rows, columns = (((side - 8) // 4 + 1 - 4) // 2 + 1 - 3 + 1 for side in sides)
-        self.output_size = 64 * rows * columns
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [N, C, H, W] bytes to [N, output_size] features."""
-        for layer in self.layers:
-            x = layer(x).relu_()
-        return x.flatten(1)
+        super().__init__(shape, (32, 8, 4), (64, 4, 2), (64, 3, 1))
 
 
-class Small(nn.Module):
+class Small(_Convolutions):
     """16, then 32 filters, each with ReLU; flattened.
 
     Of 8 x 8 by 4 and 4 x 4 by 2, the first DQN's; of 3 x 3 where an image is too small for
@@ -179,25 +188,14 @@ class Small(nn.Module):
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        channels, rows, columns = shape
+        _, rows, columns = shape
         if min(rows, columns) < 5:
             raise ConfigError(
                 f"the small torso wants images of 5 x 5 and more, this one is {rows} x {columns}: "
                 "let the environment give it flat, as a row of numbers"
             )
         tiny = min(rows, columns) < NATURE_LEAST
-        first, second = ((3, 1), (3, 1)) if tiny else ((8, 4), (4, 2))
-        self.layers = nn.ModuleList([_FromBytes(channels, 16, *first), nn.Conv2d(16, 32, *second)])
-        for size, stride in (first, second):
-            rows, columns = ((side - size) // stride + 1 for side in (rows, columns))
-        self.output_size = 32 * rows * columns
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [N, C, H, W] bytes to [N, output_size] features."""
-        for layer in self.layers:
-            x = layer(x).relu_()
-        return x.flatten(1)
+        super().__init__(shape, *([(16, 3, 1), (32, 3, 1)] if tiny else [(16, 8, 4), (32, 4, 2)]))
 
 
 class Impala(nn.Module):

@@ -15,9 +15,9 @@ def address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def aligned_zeros(nbytes: int) -> Array:
-    """[nbytes] uint8 zeros that begin at a multiple of ALIGNMENT."""
-    return _cut(np.zeros(nbytes + ALIGNMENT, np.uint8), nbytes, ALIGNMENT)
+def aligned_zeros(nbytes: int, alignment: int = ALIGNMENT) -> Array:
+    """[nbytes] uint8 zeros that begin at a multiple of `alignment`."""
+    return _cut(np.zeros(nbytes + alignment, np.uint8), nbytes, alignment)
 
 
 def aligned_empty(nbytes: int, alignment: int = ALIGNMENT) -> Array:

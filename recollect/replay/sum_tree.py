@@ -23,6 +23,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from recollect.replay.memory import aligned_zeros
 from recollect.replay.reading import read
 from recollect.types import Array
 
@@ -209,7 +210,7 @@ class SumTree:
         self._capacity = capacity
         self._widths = np.array(widths, np.int64)
         self._starts = ends - padded
-        self._tree = _aligned_zeros(int(ends[-1]))
+        self._tree = aligned_zeros(8 * int(ends[-1]), 8 * _GROUP).view(np.float64)
         first = int(self._starts[-1])
         self._leaves = self._tree[first : first + capacity]  # a view
 
@@ -345,13 +346,6 @@ class SumTree:
     def _check_leaf(self, leaf: int) -> None:
         if not 0 <= leaf < self._capacity:
             raise ValueError(f"leaf {leaf} is outside [0, {self._capacity}); grow the tree first")
-
-
-def _aligned_zeros(size: int) -> Array:
-    """[size] float64 zeros that begin where a group's cache lines do."""
-    memory = np.zeros(size + _GROUP, np.float64)
-    first = -(memory.ctypes.data // memory.itemsize) % _GROUP
-    return memory[first : first + size]
 
 
 def _integers(leaves: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 
 from recollect.run.curves import COLOURS
 from recollect.run.folder import write_atomic
-from recollect.types import Array
+from recollect.types import Array, channels_last
 
 WIDTH, DOTS_PER_INCH = 10.0, 100
 LINES = len(COLOURS)
@@ -56,7 +56,7 @@ class Played:
 def is_image(shape: tuple[int, ...]) -> bool:
     """Whether an observation of this shape is shown as an image: [H, W], [H, W, C] or [C, H, W]."""
     if len(shape) == 3:
-        shape = shape[1:] if shape[0] < shape[2] else shape[:2]
+        shape = shape[:2] if channels_last(shape) else shape[1:]
     return len(shape) == 2 and min(shape) >= LEAST_SIDE
 
 

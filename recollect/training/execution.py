@@ -174,7 +174,7 @@ def _computing(job: Job) -> Iterator[None]:
 
     if job.env.has_images:
         keep_memory()
-    with threads(computing.threads(job.config, job.env)):
+    with threads(computing.threads(job.config.threads, job.env)):
         yield
 
 

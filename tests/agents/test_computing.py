@@ -112,7 +112,7 @@ def test_threads(
     else:
         monkeypatch.setenv("OMP_NUM_THREADS", said)
     env = spec(IMAGES["grey"] if images else NUMBERS["vector"])
-    assert computing.threads(R2D2Config(threads=asked), env) == wanted
+    assert computing.threads(asked, env) == wanted
 
 
 def test_a_torch_that_does_not_tell_of_amx_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

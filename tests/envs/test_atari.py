@@ -160,7 +160,7 @@ def test_an_episode_is_the_same_in_any_slot_of_any_vector_on_any_threads(sticky,
         assert play(env, 0, actions) == wanted  # after another episode
         env.restart(mask(1, 0), seeds(10))
         assert play(env, 0, actions) != wanted
-    monkeypatch.setattr(atari, "_cores", lambda: 3)
+    monkeypatch.setattr(atari, "processors", lambda: 3)
     with closing(registry.make(BREAKOUT, 4, kwargs)) as env:
         env.reset(seeds(1, 2, 3, 4))
         for action in actions[:7]:
@@ -222,7 +222,7 @@ def test_seed_once_draws_on_the_same_whatever_the_number_of_slots(monkeypatch):
     """A slot's later episodes follow from its first seed."""
     frames = []
     for slots, threads in ((1, 1), (3, 2)):
-        monkeypatch.setattr(atari, "_cores", lambda threads=threads: threads)
+        monkeypatch.setattr(atari, "processors", lambda threads=threads: threads)
         with closing(registry.make(PONG, slots, SHORT, seed_once=True)) as env:
             env.reset(np.arange(slots) + 3)
             for number in range(1, 121):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recollect.networks import frames
-from recollect.networks.frames import channels_last, flattened, stacked_specs
-from recollect.types import ArraySpec
+from recollect.networks.frames import flattened, stacked_specs
+from recollect.types import ArraySpec, channels_last
 
 IMAGES = {
     "grey": ArraySpec((7, 5), "uint8"),
@@ -130,4 +130,4 @@ def test_one_grey_frame_alone_is_an_image_of_one_channel() -> None:
     ],
 )
 def test_where_the_channels_stand(shape: tuple[int, ...], last: bool) -> None:
-    assert channels_last(ArraySpec(shape, "uint8")) == last
+    assert channels_last(shape) == last
