@@ -97,7 +97,7 @@ def rows() -> Cycle:
 
 def cpprb_rows() -> Cycle:
     """cpprb's."""
-    from cpprb import PrioritizedReplayBuffer  # type: ignore[import-untyped]
+    from cpprb import PrioritizedReplayBuffer
 
     fields = {
         "observation": {"shape": 9, "dtype": np.float32},
