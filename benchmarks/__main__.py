@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import argparse
 import importlib
 import sys
+import time
 
 NAMES = ("tree", "sequences", "learner", "acting", "overhead", "learn", "saving")
 
@@ -26,8 +27,15 @@ def main() -> int:
         module = importlib.import_module(f"benchmarks.{name}")
         if not arguments.json:
             print(f"\n{name}: {(module.__doc__ or '').splitlines()[0]}", flush=True)
-        for result in module.run():
-            print(result.json() if arguments.json else result.text(), flush=True)
+        began = time.perf_counter()
+        try:
+            for result in module.run():
+                print(result.json() if arguments.json else result.text(), flush=True)
+        except KeyboardInterrupt:
+            print(f"\n{name}: interrupted", file=sys.stderr)
+            return 130
+        if not arguments.json:
+            print(f"({time.perf_counter() - began:,.0f} s)", flush=True)
     return 0
 
 

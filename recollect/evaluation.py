@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,7 @@ def evaluate(
     which: str = "last",
     epsilon: float | None = None,
     protocol: str | Protocol = "greedy",
+    told: Callable[[int, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluation of a run: raw undiscounted returns.
 
@@ -248,6 +250,7 @@ def evaluate(
         protocol: a name in `PROTOCOLS`, or one of your own; "greedy" is 20 episodes without
             exploration in the run's own environment.
         episodes, epsilon: others than the protocol's; 1 or more, and in [0, 1].
+        told: called after every step: episodes done, episodes in all, environment steps so far.
     Returns:
         return_mean, return_median, return_iqm, return_ci95, and what they are of: episodes,
         env_steps, seed, which, protocol, epsilon, env (id and kwargs), and the most that one
@@ -290,6 +293,7 @@ def evaluate(
             seed,
             epsilon,
             longest=longest,
+            told=told or evaluating.nobody,
             processes=settings["env_processes"],
             deadline=settings["env_deadline"],
         )

@@ -259,8 +259,8 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
     """
     known = [f.name for f in fields(kind)]
     for name in settings:
-        if name not in known:
-            raise nearest("setting", name, known)
+        if name not in known:  # it may be a slip for an argument of the training as well
+            raise nearest("setting", name, [*known, *_KINDS, "run_dir", "verbose"])
     check_kinds(kind, settings)
 
 

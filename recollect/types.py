@@ -117,7 +117,8 @@ def check_kinds(kind: type, values: Mapping[str, Any]) -> None:
     hints = get_type_hints(kind)
     for name, value in values.items():
         if not _is(value, hints[name]):
-            raise ConfigError(f"{name} must be {_wanted(hints[name])}, got {shown(value)}")
+            such = " of bytes, such as 4_000_000_000" if name.endswith("_bytes") else ""
+            raise ConfigError(f"{name} must be {_wanted(hints[name])}{such}, got {shown(value)}")
         numbers = value if isinstance(value, tuple) else (value,)
         if len(numbers) > MOST_SIZES:
             raise ConfigError(f"{name} must be at most {MOST_SIZES} numbers, got {len(numbers):,}")
@@ -180,6 +181,11 @@ class ArraySpec:
     def image(self) -> bool:
         """Whether it is an image: bytes or bits in two or three dimensions, [H, W] or with C."""
         return self.dtype in ("uint8", "bool") and len(self.shape) in (2, 3)
+
+    @property
+    def like_an_image(self) -> bool:
+        """Whether it has an image's shape and not its dtype: networks take it as numbers."""
+        return not self.image and len(self.shape) in (2, 3) and sorted(self.shape)[-2] > 15
 
     @property
     def nbytes(self) -> int:

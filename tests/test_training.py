@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from recollect.agents.learning import named_arrays
 from recollect.run import checkpoint
 from recollect.run.folder import RunFolder
 from recollect.run.metrics import read_metrics, without_wall_clock
+from recollect.types import ArraySpec
 from tests.agents import clockwork
 
 assert clockwork.Clock, "importing it registers tests/Clock-v0"
@@ -274,6 +276,9 @@ def test_whole_trajectories_take_a_presets_burn_in_away() -> None:
         ({"settings": {"n_step": 99}}, "n_step 99 is longer than trace_length"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"env_steps": 0}, "env_steps must be 1 or more"),
+        ({"settings": {"env_step": 9}}, "unknown setting env_step: did you mean env_steps"),
+        ({"settings": {"run_dirr": ""}}, "unknown setting run_dirr: did you mean run_dir"),
+        ({"settings": {"replay_bytes": "4GB"}}, "bytes, such as 4_000_000_000, got '4GB'"),
     ],
 )
 def test_bad_words_are_refused_by_name(words: dict[str, Any], message: str) -> None:
@@ -286,3 +291,27 @@ def test_replay_that_cannot_fit_is_refused_with_the_bytes(tmp_path: Path) -> Non
     with pytest.raises(recollect.ConfigError, match=r"needs \d[\d.]* GB and .* GB are free"):
         train(tmp_path / "huge", replay_steps=10**12)
     assert not (tmp_path / "huge").exists()
+
+
+def test_what_changes_nothing_or_looks_wrong_is_told() -> None:
+    def odd(env: str, **settings: Any) -> list[str]:
+        return recollect.prepare("r2d2", env=env, settings=settings).odd()
+
+    assert odd("recollect/Recall-v0") == odd("ALE/Pong-v5", torso="impala") == []
+    said = odd("recollect/Recall-v0", torso="impala", frame_stack=4, threads=999)
+    assert [line.partition(" ")[0] for line in said] == ["frame_stack", "torso", "threads"]
+    assert "recollect/Recall-v0 has no images" in said[0]
+
+
+def test_an_image_that_is_not_of_bytes_is_told() -> None:
+    job = recollect.prepare("r2d2", env="recollect/Recall-v0")
+    for shape, dtype, lines in (
+        ((60, 80, 3), "float32", 1),
+        ((3, 60, 80), "float32", 1),
+        ((60, 80), "int16", 1),
+        ((60, 80, 3), "uint8", 0),
+        ((4, 5), "float32", 0),
+        ((984,), "float32", 0),
+    ):
+        env = replace(job.env, observation={"view": ArraySpec(shape, dtype)})
+        assert len(replace(job, env=env).odd()) == lines

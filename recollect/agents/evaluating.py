@@ -39,6 +39,10 @@ def never() -> bool:
     return False
 
 
+def nobody(done: int, total: int, steps: int) -> None:
+    """Who is told how many episodes are played, and does not listen."""
+
+
 def evaluate(
     policy: Policy,
     env: VectorEnv,
@@ -47,18 +51,20 @@ def evaluate(
     epsilon: float = 0.0,
     interrupted: Callable[[], bool] = never,
     longest: int | None = None,
+    told: Callable[[int, int, int], None] = nobody,
 ) -> Episodes:
     """Play exactly `episodes` episodes, number i from a start that depends on `seed` and i alone.
 
     Each slot plays its own share to the end, so long episodes count as much as short ones. Only an
     episode of `longest` steps (None: `LONGEST`) is cut there, as a greedy policy may go round in
-    circles for ever.
+    circles for ever. `told` is called after every step of all slots: episodes done, episodes in
+    all, environment steps so far.
 
     Raises:
         EnvError: an environment failed, or gave something that is not finite.
         InterruptedEvaluation: `interrupted()` was true between two steps.
     """
-    slots, most = env.num_envs, longest or LONGEST
+    slots, most, done = env.num_envs, longest or LONGEST, 0
     numbers = np.arange(slots)
     playing = numbers < episodes
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
@@ -94,11 +100,13 @@ def evaluate(
         ended[list(step.faults)] = True  # of slots that have played their share
         observation = step.observation
         if ended.any():
+            done += int((ended & playing).sum())
             numbers = np.where(ended, numbers + slots, numbers)
             playing = numbers < episodes
             elapsed[ended] = 0
             observation = env.restart(ended, evaluation_seeds(seed, numbers))
             policy.begin(carry, ended)
+        told(done, episodes, int(lengths.sum()))
     return Episodes(returns, lengths)
 
 
@@ -110,12 +118,13 @@ def evaluate_on(
     epsilon: float = 0.0,
     interrupted: Callable[[], bool] = never,
     longest: int | None = None,
+    told: Callable[[int, int, int], None] = nobody,
     **how: Any,
 ) -> Episodes:
     """`evaluate` in environments that are made for it, `how` as in `registry.make`, and closed."""
     slots = min(episodes, policy.ROWS)
     with closing(registry.make(env_spec.id, slots, dict(env_spec.kwargs), **how)) as env:
-        return evaluate(policy, env, episodes, seed, epsilon, interrupted, longest)
+        return evaluate(policy, env, episodes, seed, epsilon, interrupted, longest, told)
 
 
 def evaluation_seeds(seed: int, numbers: Array) -> Array:

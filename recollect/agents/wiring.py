@@ -233,8 +233,12 @@ def _capacity(config: Any) -> dict[str, int | None]:
     return {"capacity_steps": config.replay_steps, "capacity_bytes": config.replay_bytes or None}
 
 
-def make_env(config: Any, env_spec: EnvSpec, slots: int) -> VectorEnv:
-    """Environments for so many slots, in this process or in supervised ones."""
+def make_env(config: Any, env_spec: EnvSpec, slots: int, *, seed_once: bool = False) -> VectorEnv:
+    """Environments for so many slots, in this process or in supervised ones.
+
+    `seed_once` as of `registry.make`: for acting, where an episode's own seed is worth less than
+    what it costs. In an evaluation every episode has its own.
+    """
     from recollect.envs import registry
 
     return registry.make(
@@ -243,7 +247,7 @@ def make_env(config: Any, env_spec: EnvSpec, slots: int) -> VectorEnv:
         dict(env_spec.kwargs),
         processes=config.env_processes,
         deadline=config.env_deadline,
-        seed_once=True,
+        seed_once=seed_once,
     )
 
 
@@ -267,7 +271,7 @@ def make_actor(
     ladder = exploration.epsilon_ladder(config.actors, config.epsilon_base, config.epsilon_alpha)
     return Actor(
         policy=policy,
-        env=make_env(config, env_spec, len(slots)),
+        env=make_env(config, env_spec, len(slots), seed_once=True),
         first_slot=int(slots[0]),
         epsilons=ladder,
         replay=replay,

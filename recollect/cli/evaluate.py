@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +17,7 @@ from recollect.protocols import FRAME_CAP, PROTOCOLS
 
 BOTH = "both"
 MARGIN = 20
+SECONDS_PER_LOOK = 0.5
 OPTIONS = [
     Option("--protocol", "NAME", f"how to play: {', '.join(PROTOCOLS)}", default="greedy"),
     Option("--episodes", "N", "episodes to play", words.whole, shown="protocol"),
@@ -52,13 +55,32 @@ def command(given: Sequence[str]) -> None:
     if which not in (*evaluation.WHICH, BOTH):
         raise nearest("parameters", which, (*evaluation.WHICH, BOTH))
     if which == BOTH:  # first the best, which a run may not have
-        played = {name: evaluation.evaluate(run, which=name, **found) for name in ("best", "last")}
+        played = {name: _play(run, name, found) for name in ("best", "last")}
     else:
-        played = {which: evaluation.evaluate(run, which=which, **found)}
+        played = {which: _play(run, which, found)}
     if as_json:
         print(json.dumps(_without_nan(played if which == BOTH else played[which]), allow_nan=False))
     else:
         print("\n".join(_summary(run, [played[name] for name in sorted(played, reverse=True)])))
+
+
+def _play(run: str, which: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Evaluate, and count the episodes in one line of a terminal, which is gone at the end."""
+    if not sys.stderr.isatty():
+        return evaluation.evaluate(run, which=which, **found)
+    said_at = time.monotonic()
+
+    def tell(done: int, total: int, steps: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= SECONDS_PER_LOOK:
+            said_at = time.monotonic()
+            line = f"{which}: {done:,} of {total:,} episodes, {steps:,} steps"
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    try:
+        return evaluation.evaluate(run, which=which, told=tell, **found)
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _described() -> list[str]:

@@ -12,7 +12,6 @@ from recollect.doctor.sheet import Sheet
 from recollect.doctor.trained import Trained
 from recollect.replay.store import memory_need
 from recollect.run.progress import size
-from recollect.types import ArraySpec
 
 SHARE = 0.4
 """Of the free memory, that a replay may take."""
@@ -75,7 +74,7 @@ def _round_down(value: int) -> int:
 def advise(trained: Trained, subject: Subject, sheet: Sheet) -> None:
     """Settings that follow from what was found."""
     config, spec = trained.config, trained.spec
-    images = [key for key, array in spec.observation.items() if _image(array)]
+    images = [key for key, array in spec.observation.items() if array.like_an_image]
     if images and not trained.request.network:
         sheet.warn(
             "images",
@@ -102,7 +101,3 @@ def advise(trained: Trained, subject: Subject, sheet: Sheet) -> None:
             "processors",
             f"a run uses one of {cores} processors: other seeds can run on the others meanwhile",
         )
-
-
-def _image(array: ArraySpec) -> bool:
-    return not array.image and len(array.shape) in (2, 3) and sorted(array.shape)[-2] > 15

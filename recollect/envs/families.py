@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -73,6 +74,26 @@ def load(env_id: str) -> None:
             f"environment {env_id!r} needs {error.name or known.package!r}, which is not "
             f"installed: pip install 'recollect[{known.name}]'"
         ) from error
+
+
+def of_old(found: registration.EnvSpec) -> bool:
+    """Whether it is an Atari game by one of its ids from before ale-py's own."""
+    return str(found.entry_point).startswith("ale_py") and found.namespace is None
+
+
+def respelt(name: str) -> str:
+    """The id that an old or a bare name of an Atari game stands for; empty if it is none.
+
+    >>> respelt("PongNoFrameskip-v4"), respelt("Pong-v5"), respelt("CartPole-v1")
+    ('ALE/Pong-v5', 'ALE/Pong-v5', '')
+    """
+    try:
+        load("ALE/")
+    except ConfigError:
+        return ""
+    game = re.fullmatch(r"(?:ALE/)?(\w+?)(?:-ram)?(?:NoFrameskip|Deterministic)?(?:-v\d+)?", name)
+    found = f"ALE/{game[1]}-v5" if game else ""
+    return found if found in registration.registry else ""
 
 
 def as_ours(

@@ -213,8 +213,9 @@ def _find(
         if newest is not None:
             name = registration.get_env_id(namespace, bare, newest)
             found = registration.registry[name]
-    if found is None:
-        near = _nearest(name)
+    # Old ids of Atari games are there only once something has imported ale-py: refused in any case.
+    if found is None or (not module and families.of_old(found)):
+        near = families.respelt(name) or _nearest(name)
         theirs = [key for key, spec in registration.registry.items() if _module(spec) == module]
         hint = "write module:Name-v0 to import it first"
         if module:

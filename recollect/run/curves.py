@@ -43,6 +43,8 @@ LEGEND_ROWS, LEGEND_CHARACTERS = 3, 110
 """What of a legend the image has room for: more rows make it higher."""
 
 NAME_CHARACTERS = 60
+FEW_ARGUMENTS = 3
+"""An environment with more arguments than these, as Atari, is titled without them."""
 NOT_OF_A_GROUP = ("seed", "preset", "env_steps")
 """What the runs of a group may differ in: a preset is where a config came from, not what it is."""
 
@@ -298,10 +300,14 @@ def _grouped(
         groups = dict(zip(_names(abouts), by_about.values(), strict=True))
     if not groups:
         raise ValueError("no runs to draw: give at least one run's folder")
+    named = {"agent", "env"}
+    arguments = {key for about in abouts for key in about if key.startswith("kwargs.")}
+    if len(arguments) <= FEW_ARGUMENTS:
+        named |= arguments
     common = [
         _part(key, value)
         for key, value in abouts[0].items()
-        if key in ("agent", "env") or key.startswith("kwargs.")
+        if key in named
         if value and all(about.get(key) == value for about in abouts)
     ]
     envs = {about.get("env") for about in abouts}

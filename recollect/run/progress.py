@@ -105,6 +105,22 @@ class Progress:
         """Say something once, above the panel or among the lines."""
         self._say(text, None)
 
+    def counting(self, what: str) -> Callable[[int, int, int], None]:
+        """What says how many of some episodes are played, no more often than plain lines come.
+
+        Returns:
+            A function of how many are done, how many there are, and the steps so far.
+        """
+        said_at = self._clock()
+
+        def tell(done: int, total: int, steps: int) -> None:
+            nonlocal said_at
+            if self._clock() - said_at >= self._every:
+                said_at = self._clock()
+                self.note(f"{what}: {done:,} of {total:,} episodes, {steps:,} steps")
+
+        return tell
+
     def note(self, text: str) -> None:
         """Say something that is good to know and need not be read; dimmed on a terminal."""
         self._say(text, "dim")
@@ -174,6 +190,7 @@ class Figures:
     fill: float | None
     replay_bytes: float | None
     lag_updates: float | None
+    learning: bool = True  # no update yet: replay is being filled
 
 
 class Tracker:
@@ -189,6 +206,8 @@ class Tracker:
     def add(self, row: Mapping[str, Any]) -> None:
         """Take a row."""
         known = {name: value for name, value in row.items() if value is not None}
+        if not self._learning() and known.get("updates"):
+            self._recent.clear()  # what acting alone took tells nothing of what is left
         # A new mapping, put in place at once: the panel is drawn from another thread.
         self._latest = {**self._latest, **known}
         greedy = known.get(GREEDY)
@@ -206,6 +225,9 @@ class Tracker:
                 (self._latest.get("updates", 0) - updates) / span,
             )
 
+    def _learning(self) -> bool:
+        return bool(self._latest.get("updates", 1))
+
     def figures(self) -> Figures:
         """How it stands now."""
         row = self._latest
@@ -217,7 +239,7 @@ class Tracker:
             total_env_steps=self._total,
             done=min(1.0, env_steps / self._total) if self._total else 1.0,
             elapsed_seconds=self._clock() - self._began,
-            left_seconds=left / steps_rate if left and steps_rate else None,
+            left_seconds=left / steps_rate if self._learning() and left and steps_rate else None,
             greedy_return=row.get(GREEDY),
             best_return=self._best,
             training_return=row.get(TRAINING),
@@ -226,6 +248,7 @@ class Tracker:
             fill=row.get(FILL),
             replay_bytes=row.get(BYTES),
             lag_updates=row.get(LAG),
+            learning=self._learning(),
         )
 
 
@@ -238,7 +261,7 @@ def panel(title: str, now: Figures, width: int) -> Any:
 
     width = min(width, WIDEST)
     steps = f"{now.env_steps:,} of {now.total_env_steps:,} steps"
-    left = "" if now.left_seconds is None else f"{duration(now.left_seconds)} left"
+    left = _left(now)
     times = f"{duration(now.elapsed_seconds)} gone" + (f", {left}" if left else "")
 
     bar = Table.grid(expand=True, padding=(0, 1))
@@ -297,7 +320,6 @@ def panel(title: str, now: Figures, width: int) -> Any:
 def plain_line(now: Figures) -> str:
     """The figures as one line; the columns of successive lines stand under each other."""
     steps = f"{now.env_steps:,}".rjust(len(f"{now.total_env_steps:,}"))
-    left = "" if now.left_seconds is None else f"{duration(now.left_seconds)} left"
     return "   ".join(
         (
             f"{percent(now.done):>4}  {steps} steps",
@@ -307,9 +329,16 @@ def plain_line(now: Figures) -> str:
             f"{number(now.updates_per_second):>6} updates/s",
             f"replay {percent(now.fill):>4} {size(now.replay_bytes):>8}",
             f"lag {number(now.lag_updates):>6}",
-            left,
+            _left(now),
         )
     ).rstrip()
+
+
+def _left(now: Figures) -> str:
+    """How long it will take, once that can be told."""
+    if not now.learning:
+        return "filling replay"
+    return "" if now.left_seconds is None else f"{duration(now.left_seconds)} left"
 
 
 def number(value: float | None) -> str:

@@ -135,7 +135,7 @@ def _column(path: Path, header: Sequence[str], column: str | None) -> int:
     if column is None:
         raise ConfigError(
             f"{path} has {len(header) - 1} columns of scores: choose one with column "
-            f"(--column NAME): {shown(', '.join(header[1:]))}"
+            f"(--column NAME): {', '.join(shown(name) for name in header[1:])}"
         )
     if header.count(column) > 1:
         raise ConfigError(f"{path} has the column {column} twice: rename one")

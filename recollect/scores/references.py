@@ -117,10 +117,17 @@ def game_of(name: str, table: str) -> str:
     """The game that is meant: `pong`, `Pong`, `ALE/Pong-v5`, `PongNoFrameskip-v4` are `pong`.
 
     Raises:
-        ConfigError: none is; the nearest one is named.
+        ConfigError: none is; the nearest one is named, or the table that has it.
     """
     meant = _spellings(table).get(_bare(name))
     if meant is None:
+        for other, known in TABLES.items():
+            if _bare(name) in _spellings(other):
+                scored = TABLES[table]
+                raise ConfigError(
+                    f"{name} is a {known.game} of {known.title}, and scored are {scored.game}s of "
+                    f"{scored.title}: put each table's scores into a file of its own"
+                )
         raise _nearest(TABLES[table].game, name, TABLES[table].rows())
     return meant
 

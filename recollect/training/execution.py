@@ -280,21 +280,35 @@ def _differences(job: Job) -> list[str]:
     found = presets.differences(job.agent, job.config, job.env)
     if not found:
         return []
-    short = ", ".join(f"{name} {value} ({published})" for name, value, published in found)
+    short = ", ".join(
+        f"{name} {_value(name, value)} ({_value(name, published)})"
+        for name, value, published in found
+    )
     text = f"{len(found)} settings differ from the paper's, in brackets: {short}"
     return [textwrap.fill(text, 100)]
 
 
+def _value(name: str, value: Any) -> str:
+    """A setting's value as it is quickly read."""
+    if name.endswith("_bytes"):
+        return size(value) if value else "no limit"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return str(value)
+
+
 def _told(job: Job) -> list[str]:
-    """What the environment was made with, and what is computed on."""
+    """What the environment was made with, what is computed on, and what is odd about either."""
     from recollect.agents import computing
     from recollect.envs import registry
 
-    options = registry.options_line(job.env)
-    lines = [textwrap.fill(options, 100)] if options else []
+    lines = [registry.options_line(job.env)]
     if job.env.has_images:
-        lines.append(textwrap.fill(computing.told(job.config, job.env), 100))
-    return lines
+        lines.append(computing.told(job.config, job.env))
+    lines += [f"warning: {odd}" for odd in job.odd()]
+    return [textwrap.fill(line, 100) for line in lines if line]
 
 
 def _check_memory(job: Job, need: int) -> str:
@@ -304,12 +318,15 @@ def _check_memory(job: Job, need: int) -> str:
     if free is not None and need > free:
         raise ConfigError(
             f"replay of {steps:,} steps needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
-            "free: lower replay_steps, or set replay_bytes"
+            f"free: set replay_bytes, to {0.4 * free:.1g} for instance, and as many steps are kept "
+            "as that holds; or lower replay_steps"
         )
     packed = ", packed" if job.config.codec != "none" else ""
+    begins = f"; learning begins after {job.config.min_replay_steps:,} steps"
     if limit:
-        return f"replay: at most {steps:,} steps and {size(limit)}{packed}"
-    return f"replay: {steps:,} steps{packed} need {size(need)}, more where episodes are short"
+        return f"replay: at most {steps:,} steps and {size(limit)}{packed}{begins}"
+    line = f"replay: {steps:,} steps{packed} need {size(need)}, more where episodes are short"
+    return textwrap.fill(line + begins, 100)
 
 
 def _warn_if_nothing_can_be_learned(job: Job) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from recollect import presets
 from recollect.agents import wiring
 from recollect.envs import registry
+from recollect.machine import processors
 from recollect.types import ConfigError, EnvSpec
 
 RUNTIMES = ("inline",)
@@ -59,6 +60,28 @@ class Job:
             "keep_checkpoints": self.keep_checkpoints,
             "config": asdict(self.config),
         }
+
+    def odd(self) -> list[str]:
+        """What is odd about it, though it may be meant; a line each."""
+        found = [
+            f"{key} {list(spec.shape)} {spec.dtype} looks like an image and is not of bytes: it is "
+            "taken as a row of numbers, without convolutions; give it as uint8"
+            for key, spec in self.env.observation.items()
+            if spec.like_an_image and not self.network
+        ]
+        if not self.env.has_images:
+            first = type(self.config)()
+            found += [
+                f"{name} {getattr(self.config, name)} changes nothing: {self.env.id} has no images"
+                for name in ("frame_stack", "torso")
+                if getattr(self.config, name, None) != getattr(first, name, None)
+            ]
+        if self.config.threads > processors():
+            found.append(
+                f"threads {self.config.threads} on {processors()} processors: more threads than "
+                "processors only wait for each other"
+            )
+        return found
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Job:

@@ -137,6 +137,7 @@ class Training:
                     episodes,
                     self.job.seed,
                     interrupted=self._must_stop,
+                    told=self._progress.counting("final evaluation"),
                     processes=config.env_processes,
                     deadline=config.env_deadline,
                 )

@@ -261,3 +261,15 @@ def test_a_fault_in_a_slot_that_has_played_its_share_is_no_fault() -> None:
     )
     payday = registry.env_spec("tests/Payday-v0")
     assert evaluate(Policy(Constant(payday), payday), vector, 2, seed=0).lengths.tolist() == [1, 6]
+
+
+def test_who_waits_is_told_how_many_episodes_are_played() -> None:
+    policy, told = Policy(Counter(spec()), spec()), []
+    for slots in (1, 3, 16):
+        told.clear()
+        played = evaluate(policy, env(slots), 10, seed=4, told=lambda *said: told.append(said))
+        done, totals, steps = map(np.array, zip(*told, strict=True))
+        assert (np.diff(done) >= 0).all()
+        assert (totals == 10).all()
+        assert (done[-1], steps[-1]) == (10, played.lengths.sum())
+        assert done[0] == 0

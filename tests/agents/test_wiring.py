@@ -404,3 +404,23 @@ def test_a_network_that_cannot_be_imported_is_refused_by_name() -> None:
     name = "tests.agents.clockwork:NoSuch"
     with pytest.raises(ConfigError, match=f"network '{name}' cannot be imported: .* 'NoSuch'"):
         wiring.load_network(name)
+
+
+def test_every_episode_of_an_evaluation_has_its_own_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where seeds are dear the actors seed a slot once; an evaluation depends on its seed alone."""
+    asked: list[bool] = []
+    make = registry.make
+
+    def made(*words: Any, **how: Any) -> Any:
+        asked.append(how["seed_once"])
+        return make(*words, **how)
+
+    monkeypatch.setattr(registry, "make", made)
+    program = r2d2.program(CONFIG, spec(), 3)
+    parts = {part.name: part.factory for part in program.parts}
+    parameters = parts["parameters"]()
+    replay = parts["replay"]()
+    parts["actor/0"](replay=replay, parameters=parameters).close()
+    assert asked == [True]
+    parts["evaluator"](parameters=parameters).close()
+    assert asked == [True, False]

@@ -152,3 +152,21 @@ def test_both_parameters_stand_side_by_side(
     assert cli.main(["evaluate", "a", "--which", "both", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found == {"last": FIGURES | last, "best": FIGURES}
+
+
+def test_a_terminal_counts_the_episodes_and_is_left_clean(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play = evaluation.evaluate
+
+    def evaluate(run: str, told: Any, **rest: Any) -> dict[str, Any]:
+        told(3, 20, 1234)
+        return play(run, **rest)
+
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(cli.evaluate, "SECONDS_PER_LOOK", 0.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert cli.main(["evaluate", "a"]) == 0
+    said = capsys.readouterr().err
+    assert "last: 3 of 20 episodes, 1,234 steps" in said
+    assert said.endswith("\r\x1b[K")

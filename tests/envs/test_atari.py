@@ -119,6 +119,15 @@ def test_a_wrong_game_is_refused_with_the_nearest():
         registry.env_spec("ALE/Breakot-v5")
 
 
+@pytest.mark.parametrize(
+    "asked", ["PongNoFrameskip-v4", "Pong-v5", "Pong", "ALE/Pong-v4", "Pong-ramDeterministic-v0"]
+)
+def test_a_games_other_names_lead_to_it(asked):
+    for _ in range(2):  # once it is looked for, ale-py is there with ids of its own
+        with pytest.raises(ConfigError, match="did you mean 'ALE/Pong-v5'"):
+            registry.env_spec(asked)
+
+
 def test_obs_type_asks_for_gymnasiums_single_environment():
     for env_id in (PONG, "ale_py:ALE/Pong-v5"):
         spec = registry.env_spec(env_id, {"obs_type": "ram"})

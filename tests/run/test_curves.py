@@ -275,3 +275,8 @@ def test_drawing_needs_no_display_and_leaves_no_global_state(tmp_path: Path) -> 
     environment = {k: v for k, v in os.environ.items() if k != "DISPLAY"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "False"
+
+
+def test_an_environment_of_many_arguments_is_titled_by_its_name(tmp_path: Path) -> None:
+    env = {"id": "X-v0", "kwargs": {f"option{n}": n for n in range(9)}}
+    assert _grouped([make_run(tmp_path / "a", [], env=env)])[1] == "r2d2, X-v0"

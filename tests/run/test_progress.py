@@ -214,10 +214,37 @@ def test_speeds_are_those_of_the_last_half_minute() -> None:
     tracker = Tracker(1000, Clock())
     for second in range(60):  # 1 step a second, then 3
         steps = second if second <= 20 else 20 + 3 * (second - 20)
-        tracker.add({"env_steps": steps, "updates": 0, "seconds": second})
+        tracker.add({"env_steps": steps, "updates": 1, "seconds": second})
     figures = tracker.figures()
     assert figures.env_steps_per_second == 3.0
     assert figures.left_seconds == (1000 - (20 + 3 * 39)) / 3
+
+
+def test_what_is_left_is_told_once_learning_has_begun() -> None:
+    """Actors alone are many times as fast, and say nothing of the rest."""
+    tracker = Tracker(100_000, Clock())
+    for second in range(10):
+        tracker.add({"env_steps": 1000 * second, "updates": 0, "seconds": second})
+        assert plain_line(tracker.figures()).endswith("filling replay")
+    for second in range(3):
+        tracker.add(
+            {"env_steps": 9000 + 100 * second, "updates": second + 1, "seconds": 9 + second}
+        )
+    assert tracker.figures().env_steps_per_second == 100
+    assert tracker.figures().left_seconds == (100_000 - 9200) / 100
+
+
+def test_episodes_played_are_counted_no_more_often_than_lines_come() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(1, "a title", stream, every_seconds=10, clock=clock) as progress:
+        told = progress.counting("final evaluation")
+        for second in range(25):
+            clock.now = second
+            told(second // 2, 20, 1000 * second)
+    assert stream.getvalue().splitlines()[1:] == [
+        "final evaluation: 5 of 20 episodes, 10,000 steps",
+        "final evaluation: 10 of 20 episodes, 20,000 steps",
+    ]
 
 
 def test_figures_that_a_row_lacks_or_has_as_null_stay_as_they_were() -> None:

@@ -147,7 +147,7 @@ def test_the_front_door_has_it() -> None:
         ({"pong": 1}, {"starts": "humans"}, "unknown starts humans: did you mean human"),
         ({"rooms_watermaze": 1}, {"starts": "human"}, "DMLab-30 has no references for human"),
         ({"pong": 1}, {"video_pinball_random": 1.0}, "taken as 16256.9 or 0, got 1.0"),
-        ({"pong": 1}, {"table": "dmlab30"}, "unknown level pong"),
+        ({"pong": 1}, {"table": "dmlab30"}, "pong is a game of Atari-57, and scored are levels"),
     ],
 )
 def test_what_means_nothing_is_refused(scores: Any, words: dict[str, Any], message: str) -> None:

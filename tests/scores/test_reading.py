@@ -59,7 +59,7 @@ def test_a_column_of_a_wider_file_is_chosen_and_its_empty_cells_are_no_scores(fi
         ("game,score\npong,1,234\n", r"s, line 2: wanted 2 cells .*, got 3 \('pong,1,234'\)"),
         ("game,score\npong\n", "s, line 2: wanted 2 cells as in the first line, got 1"),
         ('game,score\n"pong,1\n', "s, line 2: wanted CSV"),
-        ("game,a,b\npong,1,2\n", r"has 2 columns of scores: choose one .*: 'a, b'"),
+        ("game,a,b\npong,1,2\n", r"has 2 columns of scores: choose one .*: 'a', 'b'"),
     ],
 )
 def test_what_is_no_score_is_refused_with_its_line_and_name(

@@ -11,6 +11,7 @@ import gymnasium
 import pytest
 
 from recollect.scores.references import TABLES, game_of, references, table_of
+from recollect.types import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,3 +94,8 @@ def test_a_wheel_holds_the_tables(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"recollect/scores/{name}.csv" for name in TABLES} <= set(names)
+
+
+def test_a_game_of_another_table_is_called_that() -> None:
+    with pytest.raises(ConfigError, match="rooms_watermaze is a level of DMLab-30, and scored are"):
+        game_of("rooms_watermaze", "atari57")
