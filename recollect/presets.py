@@ -114,32 +114,38 @@ def small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
 
 
 def small_images(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
-    """`small` for images: short windows and a smaller network, learning from each step 6 times."""
-    steps = steps or 600_000
+    """`small` for images: many updates of 8 short windows each, a smaller network, n of 10.
+
+    With as many learned steps in fewer and larger updates, and n of 4, Pong stood still.
+    """
+    steps = steps or 250_000
     config, _ = fitted(env, steps)
     return replace(
         config,
-        actors=32,
+        actors=16,
+        epsilon_alpha=3.0,
         refresh_period=20,
-        burn_in=8,
-        trace_length=24,
-        period=12,
-        n_step=3,
+        burn_in=4,
+        trace_length=16,
+        period=16,
+        n_step=10,
         replay_steps=300_000,
-        min_replay_steps=10_000,
-        replay_ratio=6.0,
+        min_replay_steps=5_000,
+        replay_ratio=16.0,
         priority_exponent=0.6,
         importance_exponent=0.4,
-        batch_size=32,
-        learning_rate=3e-4,
+        batch_size=8,
+        learning_rate=2e-4,
         decay_steps=steps,
         adam_epsilon=1e-5,
         gamma=0.99,
         target_period=500,
-        publish_period=4,
+        publish_period=8,
+        torso="small",
         pre_core=256,
         hidden=256,
         head_hidden=256,
+        evaluation_period=3000,
     ), steps
 
 
