@@ -36,6 +36,8 @@ LONGEST_VIDEO = 1_500
 """Steps a video shows; the episode is played on."""
 FRAMES_PER_SECOND = 30.0
 """Where an environment does not say."""
+ATARI_FRAMES_PER_SECOND = 60.0
+"""Of the console; a step takes `frameskip` of them."""
 IMAGES_KEPT = 32
 SMALLEST_VIDEO = 240
 """Rows, to which what an agent sees is enlarged."""
@@ -185,6 +187,9 @@ class _Stage:
         if registry.only_vectors(spec.id, spec.kwargs):
             self.env = registry.make(spec.id, 1, dict(spec.kwargs))
             self.renders = renders and self._image is not None
+            frames = spec.kwargs.get("frameskip")
+            if isinstance(frames, int):
+                self.frames_per_second = ATARI_FRAMES_PER_SECOND / frames
             if self.renders:
                 tell(f"{spec.id} cannot be rendered: the video shows what the agent sees")
             elif renders:

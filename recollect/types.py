@@ -161,8 +161,11 @@ def _wanted(kind: Any) -> str:
 
 
 def channels_last(shape: Sequence[int]) -> bool:
-    """Whether an image of this shape is [H, W, C]: where its third axis is not the longest."""
-    return len(shape) == 3 and shape[2] <= shape[0]
+    """Whether an image of this shape is [H, W, C]: by its square, else by its longer end."""
+    if len(shape) != 3:
+        return False
+    first, second, third = shape
+    return first == second or (second != third and third <= first)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def _progress(progress: dict[str, Any] | None) -> list[str]:
         )
         if progress[name] is not None
     ]
-    lines = [_line("progress", ", ".join(known))]
+    lines = [_line("last row", ", ".join(known))]
     for prefix, name in (("", "speed"), ("lately_", "lately")):
         speeds = [
             f"{progress[key]:,.{0 if progress[key] >= 10 else 2}f} {unit}/s"

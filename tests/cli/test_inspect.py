@@ -80,7 +80,7 @@ status       running, 12,000 steps of 20,000
                python -m recollect resume runs/a
 settings     1 differ from the paper's
                burn_in = 8 (paper: 40)
-progress     12,000 environment steps, 456 updates, 7.5 s
+last row     12,000 environment steps, 456 updates, 7.5 s
 speed        1,600 steps/s, 61 updates/s
 lately       1,500 steps/s, 1.23 updates/s
 return       last evaluation 0.5, best evaluation 0.75

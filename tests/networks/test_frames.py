@@ -121,6 +121,8 @@ def test_one_grey_frame_alone_is_an_image_of_one_channel() -> None:
     [
         ((84, 84, 3), True),
         ((7, 7, 3), True),
+        ((7, 7, 64), True),
+        ((64, 7, 7), False),
         ((84, 84, 1), True),
         ((3, 84, 84), False),
         ((1, 84, 84), False),
