@@ -41,7 +41,8 @@ TOLD = EnvSpec(
     ACTIONS,
 )
 NUMBERS = EnvSpec("x/Pole-v0", {}, {"observation": ArraySpec((4,))}, ActionSpec(2))
-ALL = [ATARI, COLOUR, TOLD, NUMBERS]
+GRID = replace(NUMBERS, id="MiniGrid-MemoryS7-v0", observation={"view": ArraySpec((984,), "uint8")})
+ALL = [ATARI, COLOUR, TOLD, NUMBERS, GRID]
 GB = 10**9
 
 
@@ -170,6 +171,20 @@ def test_auto_is_fitted_for_images(
 ) -> None:
     monkeypatch.setattr(presets, "free_memory", lambda: 8 * GB)  # else it may change in between
     assert presets.resolve(agent, "auto", env) == presets.resolve(agent, preset, env)
+
+
+@pytest.mark.parametrize("prefix", ["", "minigrid:"])
+def test_small_has_settings_of_its_own_for_each_kind_of_observation(prefix: str) -> None:
+    grid = replace(GRID, id=prefix + GRID.id)
+    found = [config("small", env, 7000) for env in (NUMBERS, grid, ATARI)]
+    assert [(made.gamma, made.n_step, made.hidden) for made in found] == [
+        (0.99, 5, 32),
+        (0.95, 5, 128),
+        (0.99, 10, 256),
+    ]
+    assert {made.decay_steps for made in found} == {7000}, "the rate falls over the whole run"
+    pixels = replace(grid, observation={"view": ArraySpec((56, 56, 3), "uint8")})
+    assert config("small", pixels, 7000).torso == "small"
 
 
 @pytest.mark.parametrize("env", ALL)
