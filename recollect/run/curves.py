@@ -43,7 +43,7 @@ LEGEND_ROWS, LEGEND_CHARACTERS = 3, 110
 """What of a legend the image has room for: more rows make it higher."""
 
 NAME_CHARACTERS = 60
-FEW_ARGUMENTS = 3
+FEW_ARGUMENTS = 2
 """An environment with more arguments than these, as Atari, is titled without them."""
 NOT_OF_A_GROUP = ("seed", "preset", "env_steps")
 """What the runs of a group may differ in: a preset is where a config came from, not what it is."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from recollect.run.checkpoint import Checkpoint
 
 FINAL_EPISODES = 20
+LARGE = 512
+"""Units of a core from which images want a GPU: the paper's."""
 
 
 @dataclass(frozen=True)
@@ -307,6 +309,12 @@ def _told(job: Job) -> list[str]:
     lines = [registry.options_line(job.env)]
     if job.env.has_images:
         lines.append(computing.told(job.config, job.env))
+        large = job.preset != "small" and job.config.hidden >= LARGE
+        if large and computing.learner(job.config, job.env).device == "cpu":
+            lines.append(
+                "a network of the paper's size learns for days on a processor before it shows: "
+                "preset small learns something within hours"
+            )
     lines += [f"warning: {odd}" for odd in job.odd()]
     return [textwrap.fill(line, 100) for line in lines if line]
 
