@@ -102,7 +102,7 @@ def test_trap_32_a_feed_forward_core_stays_at_chance(
 
 
 def test_a_cue_that_must_be_looked_for_is_found(tmp_path: Path) -> None:
-    """MiniGrid-MemoryS7: 0.48 is chance, 0.65 who uses the cue only where it is in view at first."""
+    """MiniGrid-MemoryS7: 0.48 is chance, 0.65 the cue used only where it is in view at first."""
     mean, _ = score(tmp_path, "MiniGrid-MemoryS7-v0", {}, 1, 100)
     assert mean > 0.8
 
