@@ -194,13 +194,18 @@ class Figures:
 
 
 class Tracker:
-    """Rows in, figures out: the latest value of each metric, and speeds over the last while."""
+    """Rows in, figures out: the latest value of each metric, and speeds over the last while.
+
+    What is left is told by the speed since learning began.
+    """
 
     def __init__(self, total_env_steps: int, clock: Callable[[], float]) -> None:
         self._total, self._clock, self._began = total_env_steps, clock, clock()
         self._latest: Mapping[str, Any] = {}
         self._best: float | None = None
         self._recent: deque[tuple[float, float, float]] = deque()
+        self._since: tuple[float, int] | None = None  # since when it learns
+        self._mean_rate: float | None = None
         self._rates: tuple[float | None, float | None] = (None, None)
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -208,6 +213,7 @@ class Tracker:
         known = {name: value for name, value in row.items() if value is not None}
         if not self._learning() and known.get("updates"):
             self._recent.clear()  # what acting alone took tells nothing of what is left
+            self._since = None
         # A new mapping, put in place at once: the panel is drawn from another thread.
         self._latest = {**self._latest, **known}
         greedy = known.get(GREEDY)
@@ -215,6 +221,7 @@ class Tracker:
             self._best = greedy
         now = float(known.get("seconds", self._clock() - self._began))
         self._recent.append((now, known["env_steps"], self._latest.get("updates", 0)))
+        self._since = self._since or (now, known["env_steps"])
         while len(self._recent) > 2 and self._recent[1][0] <= now - RATE_SECONDS:
             self._recent.popleft()
         then, steps, updates = self._recent[0]
@@ -224,6 +231,10 @@ class Tracker:
                 (known["env_steps"] - steps) / span,
                 (self._latest.get("updates", 0) - updates) / span,
             )
+        began, first = self._since
+        # Of all of the time: while it evaluates it takes no steps, and is not slower for that.
+        learns = self._learning() and now > began
+        self._mean_rate = (known["env_steps"] - first) / (now - began) if learns else None
 
     def _learning(self) -> bool:
         return bool(self._latest.get("updates", 1))
@@ -239,7 +250,7 @@ class Tracker:
             total_env_steps=self._total,
             done=min(1.0, env_steps / self._total) if self._total else 1.0,
             elapsed_seconds=self._clock() - self._began,
-            left_seconds=left / steps_rate if self._learning() and left and steps_rate else None,
+            left_seconds=left / self._mean_rate if left and self._mean_rate else None,
             greedy_return=row.get(GREEDY),
             best_return=self._best,
             training_return=row.get(TRAINING),

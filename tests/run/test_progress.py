@@ -217,7 +217,7 @@ def test_speeds_are_those_of_the_last_half_minute() -> None:
         tracker.add({"env_steps": steps, "updates": 1, "seconds": second})
     figures = tracker.figures()
     assert figures.env_steps_per_second == 3.0
-    assert figures.left_seconds == (1000 - (20 + 3 * 39)) / 3
+    assert figures.left_seconds == pytest.approx((1000 - (20 + 3 * 39)) / ((20 + 3 * 39) / 59))
 
 
 def test_what_is_left_is_told_once_learning_has_begun() -> None:
