@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 import recollect
 from recollect import cli
+from recollect.agents.r2d2 import R2D2Config
+from recollect.cli import settings
+from recollect.machine import free_memory
 from recollect.run.metrics import without_wall_clock
 
 SMALL = (
@@ -96,8 +100,11 @@ def test_a_replay_that_cannot_fit_is_refused_and_leaves_nothing(
     assert cli.main(arguments("r2d2", tmp_run, "--replay-steps", "4_000_000_000_000")) == 2
     err = capsys.readouterr().err
     assert err.startswith("recollect: replay of 4,000,000,000,000 steps needs ")
-    assert err.endswith("are free: lower --replay-steps, or set --replay-bytes\n")
+    fits = re.search(r"are free: set --replay-bytes, to (\d[\d_]*) for instance, and as many", err)
+    assert err.endswith("as that holds; or lower --replay-steps\n")
     assert not tmp_run.exists()
+    assert fits is not None
+    assert 0 < settings.read("replay_bytes", fits[1], R2D2Config) < 0.5 * free_memory()
 
 
 def test_a_replay_that_cannot_hold_a_window_is_refused_and_leaves_nothing(

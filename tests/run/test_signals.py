@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -33,6 +34,17 @@ sys.exit(Interrupted(stop.requested).exit_code)
 @pytest.fixture(autouse=True)
 def not_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "SECONDS_AS_ONE", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Signals as they are where nobody, as `nohup` does, has had them ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
