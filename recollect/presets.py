@@ -71,8 +71,10 @@ def fitted(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
 
 
 def _share_of_memory() -> int:
-    """Bytes that replay may take here."""
-    return int(SHARE_OF_MEMORY * (free_memory() or 8e9))
+    """Bytes that replay may take here, to two digits: runs begun side by side are alike then."""
+    share = int(SHARE_OF_MEMORY * (free_memory() or 8e9))
+    unit = 10 ** max(0, len(str(share)) - 2)
+    return share // unit * unit
 
 
 def small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:

@@ -47,6 +47,16 @@ FEW_ARGUMENTS = 2
 """An environment with more arguments than these, as Atari, is titled without them."""
 NOT_OF_A_GROUP = ("seed", "preset", "env_steps")
 """What the runs of a group may differ in: a preset is where a config came from, not what it is."""
+WHERE_IT_RAN = (
+    "env_processes",
+    "env_deadline",
+    "threads",
+    "device",
+    "actor_device",
+    "codec",
+    "replay_bytes",
+)
+"""Settings they may differ in as well: the memory that was free is another for every run."""
 
 
 @dataclass(frozen=True)
@@ -367,7 +377,8 @@ def _about(run: AnyPath) -> dict[str, str]:
     about = {"agent": config.pop("agent", ""), "env": env.get("id", "")}
     for prefix, inner in (("kwargs.", env.get("kwargs")), ("", config), ("config.", settings)):
         for key, value in inner.items() if isinstance(inner, dict) else ():
-            if prefix or key not in NOT_OF_A_GROUP:
+            of_no_group = {"": NOT_OF_A_GROUP, "config.": WHERE_IT_RAN}.get(prefix, ())
+            if key not in of_no_group:
                 about[prefix + key] = value
     return {
         key: (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)

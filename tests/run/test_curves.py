@@ -277,6 +277,14 @@ def test_drawing_needs_no_display_and_leaves_no_global_state(tmp_path: Path) -> 
     assert done.stdout.strip() == "False"
 
 
+def test_where_a_run_ran_makes_no_group_of_its_own(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"{n}", [], seed=n, gamma=0.9, threads=n, replay_bytes=10**9 + n)
+        for n in range(3)
+    ]
+    assert list(_grouped(runs)[0].values()) == [runs]
+
+
 def test_an_environment_of_many_arguments_is_titled_by_its_name(tmp_path: Path) -> None:
     env = {"id": "X-v0", "kwargs": {f"option{n}": n for n in range(9)}}
     assert _grouped([make_run(tmp_path / "a", [], env=env)])[1] == "r2d2, X-v0"
