@@ -253,7 +253,7 @@ def nearest(kind: str, name: str, known: Iterable[str], shown: str = "{}") -> Co
     elif len(known) <= MANY:
         hint = f"known: {', '.join(known)}"
     elif kind == "setting":
-        hint = f"recollect train --help shows all {len(known)}"
+        hint = "recollect train --help shows them all"
     else:
         hint = f"known: {', '.join(known[:MANY])} and {len(known) - MANY} more"
     return ConfigError(f"unknown {kind} {shown.format(name)}: {hint}")
@@ -303,9 +303,13 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
     Whether they contradict each other is seen when the config is made.
     """
     known = [f.name for f in fields(kind)]
+    # It may be a slip for an argument of `train` as well, which takes settings as they are.
+    arguments = {*_KINDS, "run_dir", "verbose"} - {"runtime", "settings"}
     for name in settings:
-        if name not in known:  # it may be a slip for an argument of the training as well
-            raise nearest("setting", name, [*known, *_KINDS, "run_dir", "verbose"])
+        if name in arguments:
+            raise ConfigError(f"{name} is an argument of its own: give it beside the settings")
+        if name not in known:
+            raise nearest("setting", name, [*known, *arguments])
     check_kinds(kind, settings)
 
 

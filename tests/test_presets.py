@@ -18,7 +18,7 @@ MANY = [f"name_{n}" for n in range(14)]
     [
         ("agent", "R2D2", ["drqn", "r2d2"], "did you mean r2d2?"),
         ("agent", "Sam", ["b", "A"], "known: A, b"),
-        ("setting", "zzz", MANY, "recollect train --help shows all 14"),
+        ("setting", "zzz", MANY, "recollect train --help shows them all"),
         ("setting", "NAME-13", MANY, "did you mean name_13?"),
         ("metric", "zzz", MANY, f"known: {', '.join(sorted(MANY)[:12])} and 2 more"),
     ],
@@ -187,6 +187,27 @@ def test_small_has_settings_of_its_own_for_each_kind_of_observation(prefix: str)
     assert {made.decay_steps for made in found} == {7000}, "the rate falls over the whole run"
     pixels = replace(grid, observation={"view": ArraySpec((56, 56, 3), "uint8")})
     assert config("small", pixels, 7000).torso == "small"
+
+
+def test_small_is_what_was_measured() -> None:
+    """docs/r2d2.md tells these figures and what came of others."""
+    grid, pixels = (presets.small(env, None) for env in (GRID, ATARI))
+    assert (grid[1], pixels[1]) == (500_000, 250_000)
+    names = "actors epsilon_alpha replay_ratio reward_scale rewards evaluation_episodes"
+    assert [getattr(grid[0], name) for name in names.split()] == [32, 2.0, 8.0, 1.0, "raw", 30]
+    names = "actors epsilon_alpha replay_ratio burn_in trace_length batch_size rewards codec"
+    wanted = [16, 3.0, 16.0, 4, 16, 8, "rescaled", "zstd"]
+    assert [getattr(pixels[0], name) for name in names.split()] == wanted
+    for env_id in ("popgym-RepeatPreviousEasy-v0", "VizdoomBasic-v1"):
+        told = presets.small(replace(NUMBERS, id=env_id), None)
+        assert told == presets.small(NUMBERS, None), "only MiniGrid's symbols have their own"
+
+
+@pytest.mark.parametrize("env", ALL)
+@pytest.mark.parametrize("preset", presets.AGENTS["r2d2"].presets)
+def test_a_preset_learns_before_its_run_is_over(preset: str, env: EnvSpec) -> None:
+    made, steps = presets.resolve("r2d2", preset, env)
+    assert made.min_replay_steps <= min(steps / 10, made.replay_steps / 10)
 
 
 @pytest.mark.parametrize("env", ALL)

@@ -16,6 +16,7 @@ from recollect.agents.learning import named_arrays
 from recollect.run import checkpoint
 from recollect.run.folder import RunFolder
 from recollect.run.metrics import read_metrics, without_wall_clock
+from recollect.training import execution
 from recollect.types import ArraySpec
 from tests.agents import clockwork
 
@@ -278,6 +279,8 @@ def test_whole_trajectories_take_a_presets_burn_in_away() -> None:
         ({"env_steps": 0}, "env_steps must be 1 or more"),
         ({"settings": {"env_step": 9}}, "unknown setting env_step: did you mean env_steps"),
         ({"settings": {"run_dirr": ""}}, "unknown setting run_dirr: did you mean run_dir"),
+        ({"settings": {"seed": 1}}, "seed is an argument of its own: give it beside the settings"),
+        ({"settings": {"runtime": "x"}}, "unknown setting runtime: recollect train --help"),
         ({"settings": {"replay_bytes": "4GB"}}, "bytes, such as 4_000_000_000, got '4GB'"),
     ],
 )
@@ -291,6 +294,20 @@ def test_replay_that_cannot_fit_is_refused_with_the_bytes(tmp_path: Path) -> Non
     with pytest.raises(recollect.ConfigError, match=r"needs \d[\d.]* GB and .* GB are free"):
         train(tmp_path / "huge", replay_steps=10**12)
     assert not (tmp_path / "huge").exists()
+
+
+@pytest.mark.parametrize(
+    ("free", "advised"),
+    [(100, 1_000_000), (150_000_000, 60_000_000), (10_240_000_000, 4_000_000_000)],
+)
+def test_the_bytes_advised_are_a_limit_and_a_share_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, free: int, advised: int
+) -> None:
+    job = recollect.prepare("r2d2", env="recollect/Recall-v0")
+    monkeypatch.setattr(execution, "free_memory", lambda: free)
+    with pytest.raises(recollect.ConfigError, match=f"set replay_bytes, to {advised:_} for"):
+        execution._check_memory(job, free + 1)
+    assert execution._check_memory(job, free).startswith("replay: ")
 
 
 def test_what_changes_nothing_or_looks_wrong_is_told() -> None:

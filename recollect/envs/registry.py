@@ -216,6 +216,7 @@ def _find(
     # Old ids of Atari games are there only once something has imported ale-py: refused in any case.
     if found is None or (not module and families.of_old(found)):
         near = families.respelt(name) or _nearest(name)
+        near = families.respelt(near) or near
         theirs = [key for key, spec in registration.registry.items() if _module(spec) == module]
         hint = "write module:Name-v0 to import it first"
         if module:

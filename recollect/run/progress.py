@@ -243,14 +243,14 @@ class Tracker:
         """How it stands now."""
         row = self._latest
         env_steps = int(row.get("env_steps", 0))
-        steps_rate, updates_rate = self._rates
+        (steps_rate, updates_rate), mean_rate = self._rates, self._mean_rate
         left = max(0, self._total - env_steps)
         return Figures(
             env_steps=env_steps,
             total_env_steps=self._total,
             done=min(1.0, env_steps / self._total) if self._total else 1.0,
             elapsed_seconds=self._clock() - self._began,
-            left_seconds=left / self._mean_rate if left and self._mean_rate else None,
+            left_seconds=left / mean_rate if left and mean_rate else None,
             greedy_return=row.get(GREEDY),
             best_return=self._best,
             training_return=row.get(TRAINING),

@@ -324,11 +324,12 @@ def _check_memory(job: Job, need: int) -> str:
     free = free_memory()
     steps, limit = job.config.replay_steps, job.config.replay_bytes
     if free is not None and need > free:
-        fits = int(presets.SHARE_OF_MEMORY * free / 1e8) * 10**8
+        fits = max(10**6, int(presets.SHARE_OF_MEMORY * free))  # 0 would be no limit
+        fits -= fits % (10**8 if fits >= 10**8 else 10**6)
         raise ConfigError(
             f"replay of {steps:,} steps needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are "
-            f"free: set replay_bytes, to {fits:_} for instance, and as many steps are kept as that "
-            "holds; or lower replay_steps"
+            f"free: set replay_bytes, to {fits:_} for instance, and as many steps are "
+            "kept as that holds; or lower replay_steps"
         )
     packed = ", packed" if job.config.codec != "none" else ""
     begins = f"; learning begins after {job.config.min_replay_steps:,} steps"

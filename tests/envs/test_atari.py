@@ -114,6 +114,34 @@ def test_a_wrong_option_is_refused_in_one_line(kwargs, says):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("frameskip", 1, 1_000),
+        ("img_height", 1, 1_024),
+        ("img_width", 1, 1_024),
+        ("noop_max", 0, 100_000),
+        ("max_num_frames_per_episode", 1, None),
+    ],
+)
+def test_what_an_option_may_be_at_least_and_at_most(name, least, most):
+    for allowed in (least, most or 10**9):
+        assert getattr(atari.Options(**{name: allowed}), name) == allowed
+    for refused in (least - 1, most + 1) if most else (least - 1,):
+        with pytest.raises(ConfigError, match=name):
+            atari.Options(**{name: refused})
+
+
+def test_a_seed_counts_with_its_lowest_31_bits():
+    """ale-py takes no more."""
+    frames = []
+    with closing(atari.AtariVector("pong", 8)) as env:
+        for more in (0, 2**31, 2**62, 2**30):
+            found = env.reset(seed=np.arange(8) + more)[1]["episode_frame_number"]
+            frames.append(found.tolist())
+    assert frames[0] == frames[1] == frames[2] != frames[3]
+
+
 def test_a_wrong_game_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'ALE/Breakout-v5'"):
         registry.env_spec("ALE/Breakot-v5")
@@ -124,6 +152,13 @@ def test_a_wrong_game_is_refused_with_the_nearest():
 )
 def test_a_games_other_names_lead_to_it(asked):
     for _ in range(2):  # once it is looked for, ale-py is there with ids of its own
+        with pytest.raises(ConfigError, match="did you mean 'ALE/Pong-v5'"):
+            registry.env_spec(asked)
+
+
+@pytest.mark.parametrize("asked", ["pong", "Pongo-v0", "PonggNoFrameskip-v4"])
+def test_what_is_advised_is_no_old_name(asked):
+    for _ in range(2):
         with pytest.raises(ConfigError, match="did you mean 'ALE/Pong-v5'"):
             registry.env_spec(asked)
 

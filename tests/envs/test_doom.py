@@ -43,6 +43,8 @@ def test_every_option_is_recorded_and_a_timeout_is_in_steps():
     [
         ({"frameskip": 4}, "did you mean 'frame_skip'?"),
         ({"frame_skip": 0}, "frame_skip must be above 0"),
+        ({"frame_skip": 1_001}, "frame_skip must be at most 1,000, got 1,001"),
+        ({"buttons": 0}, "buttons must be above 0"),
         ({"screen": "12x34"}, "screen must be '160x120' or '320x240' or '640x480'"),
         ({"scenario": "basic.cfg"}, "takes no argument 'scenario'"),
     ],
@@ -51,6 +53,36 @@ def test_a_wrong_option_is_refused(kwargs, says):
     with pytest.raises(ConfigError, match=HOME) as refused:
         registry.env_spec(HOME, kwargs)
     assert says in str(refused.value)
+
+
+def test_more_actions_than_can_be_meant_are_refused_and_end_the_game(monkeypatch):
+    before = children()
+    monkeypatch.setattr(doom, "MOST_ACTIONS", 6)
+    assert registry.env_spec(HOME).action.num_actions == 6
+    with pytest.raises(ConfigError, match="buttons 2 of 5 make more than 6 actions: lower it"):
+        registry.env_spec(HOME, {"buttons": 2})
+    assert children() == before
+    monkeypatch.undo()
+    assert doom.MOST_ACTIONS == 1_000
+
+
+def test_seeds_are_drawn_from_all_that_the_game_takes():
+    given = []
+
+    class Seeded:
+        def __init__(self, game):
+            self._game = game
+
+        def __getattr__(self, name):
+            return given.append if name == "set_seed" else getattr(self._game, name)
+
+    env = registry.maker(HOME)[1]().unwrapped
+    with closing(env):
+        env._game = Seeded(env._game)
+        for seed in range(20):
+            env.reset(seed=seed)
+    assert len(set(given)) == 20
+    assert 2**31 < max(given) < 2**32
 
 
 def test_a_game_that_must_be_bought_is_refused():

@@ -223,9 +223,12 @@ def test_speeds_are_those_of_the_last_half_minute() -> None:
 def test_what_is_left_is_told_once_learning_has_begun() -> None:
     """Actors alone are many times as fast, and say nothing of the rest."""
     tracker = Tracker(100_000, Clock())
+    assert tracker.figures().learning  # before a row nobody knows, as after a restart
     for second in range(10):
         tracker.add({"env_steps": 1000 * second, "updates": 0, "seconds": second})
         assert plain_line(tracker.figures()).endswith("filling replay")
+        assert tracker.figures().left_seconds is None
+    assert tracker.figures().env_steps_per_second == 1000
     for second in range(3):
         tracker.add(
             {"env_steps": 9000 + 100 * second, "updates": second + 1, "seconds": 9 + second}
