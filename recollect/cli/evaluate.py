@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ def command(given: Sequence[str]) -> None:
 
 def _play(run: str, which: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Evaluate, and count the episodes in one line of a terminal, which is gone at the end."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         return evaluation.evaluate(run, which=which, **found)
     said_at = time.monotonic()
 

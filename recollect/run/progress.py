@@ -106,17 +106,17 @@ class Progress:
         self._say(text, None)
 
     def counting(self, what: str) -> Callable[[int, int, int], None]:
-        """What says how many of some episodes are played, no more often than plain lines come.
+        """What says how many of some episodes are played, the more seldom the longer it takes.
 
         Returns:
             A function of how many are done, how many there are, and the steps so far.
         """
-        said_at = self._clock()
+        said_at, pause = self._clock(), self._every
 
         def tell(done: int, total: int, steps: int) -> None:
-            nonlocal said_at
-            if self._clock() - said_at >= self._every:
-                said_at = self._clock()
+            nonlocal said_at, pause
+            if self._clock() - said_at >= pause:
+                said_at, pause = self._clock(), 2 * pause
                 self.note(f"{what}: {done:,} of {total:,} episodes, {steps:,} steps")
 
         return tell
@@ -212,7 +212,8 @@ class Tracker:
         """Take a row."""
         known = {name: value for name, value in row.items() if value is not None}
         if not self._learning() and known.get("updates"):
-            self._recent.clear()  # what acting alone took tells nothing of what is left
+            self._recent.clear()  # how fast acting alone was tells nothing of what is left
+            self._rates = (None, None)
             self._since = None
         # A new mapping, put in place at once: the panel is drawn from another thread.
         self._latest = {**self._latest, **known}

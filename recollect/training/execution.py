@@ -105,6 +105,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
         RunFolder(path).refuse_if_taken()
         program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
         said = [*_differences(job), *_told(job), _check_memory(job, program.replay_bytes)]
+        said.append(f"learning begins after {job.config.min_replay_steps:,} steps")
         start = _start(job, program, said)
         folder = RunFolder.create(path, job.as_dict())
         return _carry_on(job, folder, program, None, start, verbose, stop, said)
@@ -309,7 +310,7 @@ def _told(job: Job) -> list[str]:
     lines = [registry.options_line(job.env)]
     if job.env.has_images:
         lines.append(computing.told(job.config, job.env))
-        large = job.preset != "small" and job.config.hidden >= LARGE
+        large = job.preset != "small" and not job.network and job.config.hidden >= LARGE
         if large and computing.learner(job.config, job.env).device == "cpu":
             lines.append(
                 "a network of the paper's size learns for days on a processor before it shows: "
@@ -332,11 +333,9 @@ def _check_memory(job: Job, need: int) -> str:
             "kept as that holds; or lower replay_steps"
         )
     packed = ", packed" if job.config.codec != "none" else ""
-    begins = f"; learning begins after {job.config.min_replay_steps:,} steps"
     if limit:
-        return f"replay: at most {steps:,} steps and {size(limit)}{packed}{begins}"
-    line = f"replay: {steps:,} steps{packed} need {size(need)}, more where episodes are short"
-    return textwrap.fill(line + begins, 100)
+        return f"replay: at most {steps:,} steps and {size(limit)}{packed}"
+    return f"replay: {steps:,} steps{packed} need {size(need)}, more where episodes are short"
 
 
 def _warn_if_nothing_can_be_learned(job: Job) -> None:

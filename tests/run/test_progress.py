@@ -237,16 +237,16 @@ def test_what_is_left_is_told_once_learning_has_begun() -> None:
     assert tracker.figures().left_seconds == (100_000 - 9200) / 100
 
 
-def test_episodes_played_are_counted_no_more_often_than_lines_come() -> None:
+def test_episodes_played_are_counted_ever_more_seldom() -> None:
     stream, clock = io.StringIO(), Clock()
     with Progress(1, "a title", stream, every_seconds=10, clock=clock) as progress:
         told = progress.counting("final evaluation")
-        for second in range(25):
+        for second in range(69):
             clock.now = second
-            told(second // 2, 20, 1000 * second)
+            told(second // 4, 20, 1000 * second)
     assert stream.getvalue().splitlines()[1:] == [
-        "final evaluation: 5 of 20 episodes, 10,000 steps",
-        "final evaluation: 10 of 20 episodes, 20,000 steps",
+        "final evaluation: 2 of 20 episodes, 10,000 steps",
+        "final evaluation: 7 of 20 episodes, 30,000 steps",
     ]
 
 
