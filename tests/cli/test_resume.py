@@ -17,6 +17,7 @@ from recollect.envs.memory import Recall
 from recollect.run import checkpoint
 from recollect.run.lock import RunLock
 from recollect.run.metrics import read_metrics, without_wall_clock
+from recollect.training.saves import Saves
 
 SMALL = [
     "--env",
@@ -56,11 +57,20 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a checkpoint at its end and one from before, however the clock falls."""
     run = tmp_path_factory.mktemp("resume") / "run"
-    assert (
-        cli.main(["train", "r2d2", *SMALL, "--checkpoint-seconds", "0.02", "--run-dir", str(run)])
-        == 0
-    )
+    words = [*SMALL, "--checkpoint-seconds", "0.02", "--run-dir", str(run)]
+    start = Saves.start
+
+    def not_at_the_end(saves: Saves, **what: Any) -> None:
+        if what["meta"]["env_steps"] < 400:
+            start(saves, **what)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Saves, "start", not_at_the_end)
+        assert cli.main(["train", "r2d2", *words]) == 0
+    older, newer = (int(path.name.split("-")[1]) for path in fulls(run))
+    assert older < newer == 400
     return run
 
 
