@@ -57,17 +57,22 @@ def fitted(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
     16 slots for each processor, at most the paper's 256; without a GPU batches of 8 windows; replay
     of the paper's size, or as much of it as 40% of the memory that is free will hold.
     """
-    from recollect.envs.families import family  # loads Gymnasium, which not every command needs
-
     config, steps = paper(env, steps or 50_000_000)
-    known = family(env.id)
     return replace(
         config,
         actors=min(config.actors, 16 * processors()),
         batch_size=config.batch_size if gpu() else 8,
         replay_bytes=_share_of_memory(),
-        codec="zstd" if known is not None and known.name == "atari" else "none",
+        codec="zstd" if _family(env) == "atari" else "none",
     ), steps
+
+
+def _family(env: EnvSpec) -> str:
+    """The name of the environment's family; empty if we know none."""
+    from recollect.envs.families import family  # loads Gymnasium, which not every command needs
+
+    known = family(env.id)
+    return "" if known is None else known.name
 
 
 def _share_of_memory() -> int:
@@ -82,12 +87,9 @@ def small(env: EnvSpec, steps: int | None) -> tuple[r2d2.R2D2Config, int]:
 
     The learning rate falls to 0 over the run, however long it is. MiniGrid has settings of its own.
     """
-    from recollect.envs.families import family  # loads Gymnasium, which not every command needs
-
     if env.has_images:
         return small_images(env, steps)
-    known = family(env.id)
-    if known is not None and known.name == "minigrid":
+    if _family(env) == "minigrid":
         return small_grid(env, steps)
     return small_numbers(env, steps)
 

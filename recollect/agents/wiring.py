@@ -233,6 +233,14 @@ def _capacity(config: Any) -> dict[str, int | None]:
     return {"capacity_steps": config.replay_steps, "capacity_bytes": config.replay_bytes or None}
 
 
+def replay_bytes(config: Any, spec: BlockSpec) -> int:
+    """Bytes that replay may come to take: what its steps need, or the limit where that is less."""
+    from recollect.replay.store import memory_need
+
+    need = memory_need(spec, config.windows(), config.replay_steps)
+    return min(config.replay_bytes or need, need)
+
+
 def make_env(config: Any, env_spec: EnvSpec, slots: int, *, seed_once: bool = False) -> VectorEnv:
     """Environments for so many slots, in this process or in supervised ones.
 
@@ -322,8 +330,6 @@ def q_program(
     Raises:
         ConfigError: replay could not hold what the running episodes need.
     """
-    from recollect.replay.store import memory_need
-
     services = {"replay": "replay", "parameters": "parameters"}
     spec = block_spec(config, env_spec, make_network().state_size)
     _check_capacity(config, spec, env_spec)
@@ -340,9 +346,8 @@ def q_program(
     if config.evaluation_period:
         evaluator = partial(make_evaluator, config, env_spec, seed, make_network)
         parts.append(Part("evaluator", EVALUATOR, evaluator, {"parameters": "parameters"}))
-    need = memory_need(spec, config.windows(), config.replay_steps)
     return Program(
         tuple(parts),
         policy=partial(make_policy, config, make_network, env_spec),
-        replay_bytes=min(config.replay_bytes or need, need),
+        replay_bytes=replay_bytes(config, spec),
     )

@@ -10,11 +10,9 @@ from recollect.doctor import machine
 from recollect.doctor.environment import Subject
 from recollect.doctor.sheet import Sheet
 from recollect.doctor.trained import Trained
+from recollect.presets import SHARE_OF_MEMORY
 from recollect.replay.store import memory_need
 from recollect.run.progress import size
-
-SHARE = 0.4
-"""Of the free memory, that a replay may take."""
 
 
 def examine(trained: Trained, sheet: Sheet) -> None:
@@ -33,13 +31,12 @@ def examine(trained: Trained, sheet: Sheet) -> None:
             f"{states / step:.0%}, the rest actions, rewards and bookkeeping",
             {"bytes": step, "observation": observation, "states": states},
         )
-        need = memory_need(spec, windows, config.replay_steps)
-        need = min(config.replay_bytes or need, need)
+        need = wiring.replay_bytes(config, spec)
         free = machine.free()
         if free is None:
             sheet.info("replay", f"needs {size(need)}; what is free cannot be told here")
         else:
-            _fit(config, need, free, int(SHARE * free / step), sheet)
+            _fit(config, need, free, int(SHARE_OF_MEMORY * free / step), sheet)
         if not windows.trajectory:
             cells = windows.steps * config.batch_size
             batch = (cells + config.batch_size) * (observation + 12) + cells * 14
@@ -57,7 +54,7 @@ def _fit(config: R2D2Config, need: int, free: int, fits: int, sheet: Sheet) -> N
     value = {"need": need, "free": free, "steps_that_fit": fits}
     least = "at most " if config.replay_bytes else ""
     text = f"{config.replay_steps:,} steps need {least}{size(need)} of {size(free)} that are free"
-    smaller = f"add --replay-steps {_round_down(fits)}, which takes {SHARE:.0%} of them"
+    smaller = f"add --replay-steps {_round_down(fits)}, which takes {SHARE_OF_MEMORY:.0%} of them"
     if need > free:
         sheet.fail("replay", text, smaller, value)
     elif need > 0.8 * free:
