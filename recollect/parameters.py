@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from recollect import states
+from recollect.messages import DEADLINE, Handle, Pending, Posts, Shared
 from recollect.types import Array, Metrics
 
 
@@ -33,12 +36,26 @@ class Published(NamedTuple):
     vector: Array
 
 
+class Lag(NamedTuple):
+    """How far parameters are behind the latest, in the updates of their versions and in seconds.
+
+    The seconds are those since the first newer version was published: 0 for the latest.
+    """
+
+    updates: int
+    seconds: float
+
+
 class Parameters:
     """The latest published parameters of one network."""
+
+    REMEMBERED = 1024
+    """Publications of which the time is known, for `lag`."""
 
     def __init__(self) -> None:
         self._latest: Published | None = None
         self._published = 0
+        self._times: deque[tuple[Version, float]] = deque(maxlen=self.REMEMBERED)
 
     def publish(self, version: Version, vector: Array) -> None:
         """Make `vector` [P] the latest; one older than the latest is ignored."""
@@ -48,6 +65,7 @@ class Parameters:
         own.setflags(write=False)
         self._latest = Published(Version(*version), own)
         self._published += 1
+        self._times.append((self._latest.version, time.monotonic()))
 
     def version(self) -> Version | None:
         """Version of the latest parameters, None before the first."""
@@ -58,6 +76,21 @@ class Parameters:
         if self._latest is None or (newer_than is not None and self._latest.version <= newer_than):
             return None
         return self._latest
+
+    def fetch(
+        self, newer_than: Version | None = None
+    ) -> tuple[Version | None, tuple[Version, Shared] | None]:
+        """The latest version, and `latest(newer_than)`, for who asks from another process."""
+        found = self.latest(newer_than)
+        return self.version(), found and (found.version, Shared(found.vector))
+
+    def lag(self, version: Version) -> Lag:
+        """How far `version` is behind the latest; what is older than is remembered counts less."""
+        if self._latest is None or version >= self._latest.version:
+            return Lag(0, 0.0)
+        newer = [at for published, at in self._times if published > version]
+        seconds = time.monotonic() - newer[0] if newer else 0.0
+        return Lag(self._latest.version.updates - version.updates, seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """The latest version, if there is one, and how many were published."""
@@ -80,7 +113,62 @@ class Parameters:
             vector.setflags(write=False)
             latest = Published(Version.restored(states.member(saved, "version")), vector)
         self._latest, self._published = latest, published
+        self._times.clear()
 
     def metrics(self) -> Metrics:
         """`published`: versions published so far."""
         return {"published": float(self._published)}
+
+
+class FarParameters:
+    """The parameter service in another process, as those who publish or act with them hold it.
+
+    Args:
+        services: a handle of `Parameters`, the only one.
+    """
+
+    ASK_SECONDS = 1.0
+    """The version that is known is at most so old, plus the way; before the first, less."""
+
+    def __init__(self, services: Sequence[Handle]) -> None:
+        (self._service,) = services
+        self.posts = Posts(most=2)
+        self._version: Version | None = None
+        self._question: Pending | None = None
+        self._asked = -1e9
+
+    def publish(self, version: Version, vector: Array) -> None:
+        """Send parameters [P]; waits only while two earlier ones are on their way."""
+        self.posts.add(self._service.ask("publish", version, vector), vector.nbytes)
+
+    def version(self) -> Version | None:
+        """Version of the latest parameters as far as is known, None before the first."""
+        if self._question is not None and self._question.ready():
+            self._version, self._question = self._question.result(), None
+        now = time.monotonic()
+        period = 0.01 if self._version is None else self.ASK_SECONDS
+        if self._question is None and now - self._asked >= period:
+            self._asked, self._question = now, self._service.ask("version")
+        return self._version
+
+    def latest(self, newer_than: Version | None = None) -> Published | None:
+        """The latest parameters, or None if there are none newer; waits for the answer.
+
+        Raises:
+            PartLostError: the service has died or does not answer.
+        """
+        answer = self._service.ask("fetch", newer_than).result()
+        self._version, found = answer
+        return None if found is None else Published(Version(*found[0]), found[1])
+
+    def lag(self, version: Version) -> Lag:
+        """As `Parameters.lag`; waits for the answer."""
+        return Lag(*self._service.ask("lag", version).result())
+
+    def flush(self, seconds: float = DEADLINE) -> None:
+        """Wait until all that was published has arrived."""
+        self.posts.flush(seconds)
+
+    def send(self) -> None:
+        """Nothing waits to be sent."""
+        self.posts.look()

@@ -306,7 +306,7 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
     """
     known = [f.name for f in fields(kind)]
     # It may be a slip for an argument of `train` as well, which takes settings as they are.
-    arguments = {*_KINDS, "run_dir", "verbose"} - {"runtime", "settings"}
+    arguments = {*_KINDS, "run_dir", "verbose"} - {"settings"}
     for name in settings:
         if name in arguments:
             raise ConfigError(f"{name} is an argument of its own: give it beside the settings")
@@ -333,6 +333,8 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "seed": (int, "a whole number"),
     "env_steps": (int, "a whole number"),
     "runtime": (str, "a name"),
+    "address": (str, "text, as in host:port"),
+    "place": (str, "text, as in 'learner:cpus=2 actor:cpus=1'"),
     "network": (str, "text, as in module:name"),
     "start_from": (str, "the folder of a run"),
     "checkpoint_seconds": ((int, float), "a number"),

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from recollect.messages import Handle
 from recollect.roles import Role
+
+
+@dataclass(frozen=True)
+class Far:
+    """How a service is held by parts that cannot hold the object itself.
+
+    Args:
+        client: makes what a holder gets, with the part's own interface, of handles: of one part, or
+            of the several over which it is spread.
+        server: makes what the handles ask of the part; None: they ask the part itself.
+    """
+
+    client: Callable[[Sequence[Handle]], Any]
+    server: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -16,14 +31,27 @@ class Part:
     Args:
         name: unique in the program, for instance `replay` or `actor/0`.
         role: how a runtime may treat it.
-        factory: called once, where the part will live, with the handles in `holds`.
-        holds: the factory's argument -> name of the part whose handle it gets.
+        factory: called once, where the part will live, with what it holds.
+        holds: the factory's argument -> name of the part that it gets, or the names of the several
+            over which one is spread.
+        far: how it is held from elsewhere; None: it is not.
     """
 
     name: str
     role: Role
     factory: Callable[..., object]
-    holds: Mapping[str, str] = field(default_factory=dict)
+    holds: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    far: Far | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name without its number: several parts of a kind differ in that alone."""
+        return self.name.partition("/")[0]
+
+    @property
+    def held(self) -> dict[str, tuple[str, ...]]:
+        """The names behind each argument."""
+        return {a: (n,) if isinstance(n, str) else tuple(n) for a, n in self.holds.items()}
 
 
 @dataclass(frozen=True)
@@ -42,14 +70,20 @@ class Program:
     replay_bytes: int = 0
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
+        seen: dict[str, Part] = {}
         for part in self.parts:
             if part.name in seen:
                 raise ValueError(f"two parts are named {part.name!r}: give each its own name")
-            for argument, held in part.holds.items():
-                if held not in seen:
+            for argument, names in part.held.items():
+                for held in names:
+                    if held not in seen:
+                        raise ValueError(
+                            f"part {part.name!r} holds {held!r} as {argument!r}, which does not "
+                            f"stand before it: the parts before it are {sorted(seen)}"
+                        )
+                if len(names) > 1 and seen[names[0]].far is None:
                     raise ValueError(
-                        f"part {part.name!r} holds {held!r} as {argument!r}, which does not stand "
-                        f"before it: the parts before it are {sorted(seen)}"
+                        f"part {part.name!r} holds {names} as one {argument!r}, and "
+                        f"{names[0]!r} does not say how: give it a `far`"
                     )
-            seen.add(part.name)
+            seen[part.name] = part

@@ -17,17 +17,31 @@ class Role:
             only answers calls (a service).
         posted: names of methods a caller may fire without waiting: they return None, keep their
             order per caller, and may be applied late.
+        long: a turn may take minutes, and leaves off where its `interrupted()` says so.
+        additive: figures of which several parts of a kind have a sum; of the others, a mean.
     """
 
     worker: bool
     posted: frozenset[str] = frozenset()
+    long: bool = False
+    additive: frozenset[str] = frozenset()
 
 
-REPLAY = Role(worker=False, posted=frozenset({"insert", "update_priorities", "drop_episode"}))
+_SUMS = (
+    *("items", "steps", "bytes", "bytes_unpacked", "blocks", "waiting_blocks", "episodes"),
+    *("evicted_items", "late_items", "abandoned_blocks", "dropped_episodes", "stale_write_backs"),
+    *("inserted_steps", "learned_steps", "surplus_steps"),
+)
+
+REPLAY = Role(
+    worker=False,
+    posted=frozenset({"insert", "update_priorities", "drop_episode"}),
+    additive=frozenset(_SUMS),
+)
 PARAMETERS = Role(worker=False, posted=frozenset({"publish"}))
 ACTOR = Role(worker=True)
 LEARNER = Role(worker=True)
-EVALUATOR = Role(worker=True)
+EVALUATOR = Role(worker=True, long=True)
 
 
 @runtime_checkable

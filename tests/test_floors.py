@@ -17,7 +17,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = {
-    **dict.fromkeys(("types", "states", "machine", "roles", "program", "parameters", "maths"), 0),
+    **dict.fromkeys(
+        ("types", "states", "machine", "messages", "roles", "program", "parameters", "maths"), 0
+    ),
     **dict.fromkeys(("replay", "networks", "envs"), 1),
     "agents": 2,
     **dict.fromkeys(("presets", "protocols", "run"), 3),
@@ -30,7 +32,7 @@ FLOORS = {
 LIBRARY = "recollect"
 """The front door: hands out what stands on floor 5 or below, so it counts as floor 5."""
 
-WORDS = {"types", "states", "machine", "roles", "program", "parameters"}
+WORDS = {"types", "states", "machine", "messages", "roles", "program", "parameters"}
 """What all speak: these may import one another, and `maths` may import them."""
 
 SHARED = {

@@ -602,7 +602,7 @@ class Actor:
                 figures[f"return_mean{name}"] = float(np.mean(returns))
         if recent:
             figures["episode_steps_mean"] = float(np.mean([steps for _, _, steps in recent]))
-        newest = self._parameters.version()
-        if newest is not None and self._version is not None:
-            figures["lag_updates"] = float(newest.updates - self._version.updates)
+        if self._version is not None:
+            lag = self._parameters.lag(self._version)
+            figures["lag_updates"], figures["lag_seconds"] = float(lag.updates), lag.seconds
         return figures

@@ -1,8 +1,9 @@
 """Batches for a learner: drawn in its turn, and on a GPU gathered and copied there one ahead.
 
 Which items are drawn is decided in the turn; copying them out of replay, unpacking and the copy to
-the device then run in a thread while the learner computes, at a depth of one. On a processor there
-is nothing to win: the copy takes a hundredth of an update's time, and nothing is drawn ahead.
+the device then run in a thread while the learner computes, at a depth of one, and so does waiting
+for a replay in other processes. On a processor of the same process there is nothing to win: the
+copy takes a hundredth of an update's time, and nothing is drawn ahead.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from recollect.agents.learning import tensors
 from recollect.types import Array
 
 if TYPE_CHECKING:
-    from recollect.replay.batch import Batch, Draw
+    from recollect.replay.batch import Batch
+    from recollect.replay.far import FarReplay
     from recollect.replay.store import Replay
 
 _FIELDS = (
@@ -40,12 +42,13 @@ class Batches:
         size: B, windows in a batch.
         seed, epoch: keys of the draws.
         compute: on what the learner computes.
-        ahead: whether the next batch is drawn when one is taken; None: on a GPU.
+        ahead: whether the next batch is drawn when one is taken; None: on a GPU, or where what is
+            drawn comes from another process.
     """
 
     def __init__(
         self,
-        replay: Replay,
+        replay: Replay | FarReplay,
         size: int,
         seed: int,
         epoch: int,
@@ -54,7 +57,9 @@ class Batches:
     ) -> None:
         self._replay, self._size, self._seed, self._epoch = replay, size, seed, epoch
         self._device = compute.device
-        self._ahead = compute.device == "cuda" if ahead is None else ahead
+        self._ahead = (
+            compute.device == "cuda" or getattr(replay, "far", False) if ahead is None else ahead
+        )
         self._pool = ThreadPoolExecutor(1, "gather") if self._ahead else None
         # Copies in a stream of their own do not wait for the update that is being computed.
         self._stream = torch.cuda.Stream() if self._device == "cuda" else None
@@ -101,7 +106,7 @@ class Batches:
         )
         return uniforms[:, 0]
 
-    def _fetch(self, draw: Draw) -> tuple[Batch, Fields]:
+    def _fetch(self, draw: Any) -> tuple[Batch, Fields]:
         room = self._rooms.pop(0)
         batch = self._replay.gather(draw, room)
         if self._device == "cuda" and room is None:

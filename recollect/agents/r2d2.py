@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from recollect import states
-from recollect.agents import computing, wiring
+from recollect.agents import wiring
 from recollect.agents.batches import Batches, Fields, fields_of
 from recollect.agents.computing import PROCESSOR, Compute
 from recollect.agents.learning import FlatAdam, FlatParameters, Gradients, Skipped, clip_by_norm
@@ -343,6 +343,16 @@ class Learner:
         """Publish the online parameters as version (epoch, updates)."""
         self._parameters.publish(Version(self.epoch, self.updates), self.online_parameters.numpy())
 
+    def vector(self) -> Array:
+        """The online parameters [P], an array of their own."""
+        return self.online_parameters.numpy()
+
+    def begin_with(self, vector: Array) -> None:
+        """Begin with other parameters [P] than the network's own."""
+        self.online_parameters.load(vector)
+        self.update_target()
+        self.publish()
+
     def counts(self) -> dict[str, int]:
         """`updates`, `skipped_updates` (not finite), `learned_steps` and windows learned from."""
         totals = {name: getattr(self, name) for name in _TOTALS}
@@ -383,12 +393,6 @@ def program(config: R2D2Config, env_spec: EnvSpec, seed: int, network: str = "")
         ConfigError: the environment's actions are not discrete, or the network cannot be found.
     """
     make_network = partial(wiring.q_network, config, env_spec, seed, network)
-    compute = computing.learner(config, env_spec)
-    return wiring.q_program(
-        config,
-        env_spec,
-        seed,
-        make_network,
-        partial(Learner, config, make_network=make_network, seed=seed, compute=compute),
-        partial(absolute_errors, config=config),
-    )
+    make_learner = partial(wiring.make_learner, Learner, config, env_spec, seed, make_network)
+    errors = partial(absolute_errors, config=config)
+    return wiring.q_program(config, env_spec, seed, make_network, make_learner, errors)

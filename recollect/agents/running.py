@@ -15,6 +15,7 @@ class Running:
     """
 
     actor_processes: int = 1  # parts over which the slots are spread
+    replay_shards: int = 1  # parts over which replay is spread, an episode in one
     env_processes: int = 0  # supervised processes for a part's environments, 0: in its own
     env_deadline: float = 60.0  # seconds that one call of an environment may take
     threads: int = 0  # that torch computes on, 0: one for numbers, all processors for images

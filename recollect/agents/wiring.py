@@ -6,15 +6,15 @@ The factories here are called where their part will live, with handles to the pa
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recollect.parameters import Parameters
-from recollect.program import Part, Program
+from recollect.parameters import FarParameters, Parameters
+from recollect.program import Far, Part, Program
 from recollect.roles import ACTOR, EVALUATOR, LEARNER, PARAMETERS, REPLAY
 from recollect.types import ConfigError, EnvSpec
 
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
     from recollect.agents.evaluating import Evaluator
     from recollect.agents.policy import Policy
     from recollect.envs.vector import VectorEnv
+    from recollect.messages import Handle
     from recollect.networks.recurrent_q import QNetwork
     from recollect.replay.blocks import BlockSpec
+    from recollect.replay.far import FarReplay
+    from recollect.replay.limiter import Limiter
+    from recollect.replay.shard import Shard
     from recollect.replay.store import Replay
 
 NetworkFactory = Callable[[], "QNetwork"]
@@ -182,25 +186,47 @@ def block_spec(config: Any, env_spec: EnvSpec, state_size: int) -> BlockSpec:
     )
 
 
-def make_replay(config: Any, spec: BlockSpec) -> Replay:
-    """The replay a config asks for."""
-    from recollect.replay.limiter import Limiter
+def make_replay(config: Any, spec: BlockSpec, shard: int = 0) -> Replay:
+    """The replay a config asks for: number `shard` of the stores over which it is spread."""
     from recollect.replay.prioritized import Prioritized
     from recollect.replay.store import Replay
     from recollect.replay.uniform import Uniform
 
-    largest_sample = config.batch_size * config.trace_length
-    largest_insert = config.replay_ratio * config.period * config.actors
-    limiter = Limiter(
-        config.replay_ratio, config.min_replay_steps, tolerance=largest_sample + largest_insert
-    )
     return Replay(
         spec,
         config.windows(),
         Prioritized(config.priority_exponent) if config.prioritized else Uniform(),
-        limiter,
-        **_capacity(config),
+        _limiter(config, _share(config.min_replay_steps, config, shard)),
+        **_capacity(config, shard),
     )
+
+
+def far_replay(config: Any, spec: BlockSpec, shards: Sequence[Handle]) -> FarReplay:
+    """The replay in other processes, or in several parts, as a part holds it."""
+    from recollect.replay.far import FarReplay
+
+    return FarReplay(shards, spec, config.windows(), _limiter(config, 0))
+
+
+def serve_replay(replay: Replay) -> Shard:
+    """What such a replay asks of each store."""
+    from recollect.replay.shard import Shard
+
+    return Shard(replay)
+
+
+def _limiter(config: Any, min_size: int) -> Limiter:
+    from recollect.replay.limiter import Limiter
+
+    largest_sample = config.batch_size * config.trace_length
+    largest_insert = config.replay_ratio * config.period * config.actors
+    return Limiter(config.replay_ratio, min_size, tolerance=largest_sample + largest_insert)
+
+
+def _share(whole: int, config: Any, shard: int) -> int:
+    """What of a number falls to a shard; the shares add up to it."""
+    each, rest = divmod(whole, config.replay_shards)
+    return each + (shard < rest)
 
 
 def _check_capacity(config: Any, spec: BlockSpec, env_spec: EnvSpec) -> None:
@@ -211,7 +237,7 @@ def _check_capacity(config: Any, spec: BlockSpec, env_spec: EnvSpec) -> None:
     from recollect.replay.store import check_capacity, memory_need
 
     windows = config.windows()
-    check_capacity(spec, windows, **_capacity(config))
+    check_capacity(spec, windows, **_capacity(config, config.replay_shards - 1))
     # A slot's blocks wait for their window and its last errors; one turn may bring two more.
     blocks = windows.blocks + -(-config.n_step // config.period) + 2
     if windows.trajectory:
@@ -229,8 +255,11 @@ def _check_capacity(config: Any, spec: BlockSpec, env_spec: EnvSpec) -> None:
             )
 
 
-def _capacity(config: Any) -> dict[str, int | None]:
-    return {"capacity_steps": config.replay_steps, "capacity_bytes": config.replay_bytes or None}
+def _capacity(config: Any, shard: int) -> dict[str, int | None]:
+    return {
+        "capacity_steps": _share(config.replay_steps, config, shard),
+        "capacity_bytes": _share(config.replay_bytes, config, shard) or None,
+    }
 
 
 def replay_bytes(config: Any, spec: BlockSpec) -> int:
@@ -295,6 +324,23 @@ def make_actor(
     )
 
 
+def make_learner(
+    kind: Callable[..., Any],
+    config: Any,
+    env_spec: EnvSpec,
+    seed: int,
+    make_network: NetworkFactory,
+    *,
+    replay: Replay | FarReplay,
+    parameters: Parameters | FarParameters,
+) -> Any:
+    """The learner of a kind, computing on what there is where it lives."""
+    from recollect.agents import computing
+
+    compute = computing.learner(config, env_spec)
+    return kind(config, replay, parameters, make_network, seed, compute)
+
+
 def make_evaluator(
     config: Any,
     env_spec: EnvSpec,
@@ -330,12 +376,21 @@ def q_program(
     Raises:
         ConfigError: replay could not hold what the running episodes need.
     """
-    services = {"replay": "replay", "parameters": "parameters"}
     spec = block_spec(config, env_spec, make_network().state_size)
     _check_capacity(config, spec, env_spec)
+    numbers = range(config.replay_shards)
+    shards = tuple(f"replay/{k}" for k in numbers) if len(numbers) > 1 else ("replay",)
+    services: dict[str, str | tuple[str, ...]] = {
+        "replay": shards if len(shards) > 1 else "replay",
+        "parameters": "parameters",
+    }
+    far = Far(partial(far_replay, config, spec), serve_replay)
     parts = [
-        Part("parameters", PARAMETERS, Parameters),
-        Part("replay", REPLAY, partial(make_replay, config, spec)),
+        Part("parameters", PARAMETERS, Parameters, far=Far(FarParameters)),
+        *(
+            Part(name, REPLAY, partial(make_replay, config, spec, shard), far=far)
+            for shard, name in enumerate(shards)
+        ),
         Part("learner", LEARNER, make_learner, services),
     ]
     for process in range(config.actor_processes):

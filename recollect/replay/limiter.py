@@ -15,7 +15,8 @@ window of 80 learned steps every 40 has an observation ratio of twice its sequen
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,21 @@ from recollect.types import Array, Metrics
 _COUNTERS = dict.fromkeys(
     ("inserted", "learned", "inserted_from", "learned_from", "min_size"), ("int64", 0)
 )
+
+
+class Totals(NamedTuple):
+    """What a limiter has counted, and from where its surplus counts; those of several add up."""
+
+    inserted: int = 0
+    learned: int = 0
+    inserted_from: int = 0
+    learned_from: int = 0
+    min_size: int = 0
+
+    @classmethod
+    def of(cls, several: Sequence[Totals]) -> Totals:
+        """The sum of several."""
+        return cls(*map(sum, zip(*several, strict=True))) if several else cls()
 
 
 class Limiter:
@@ -47,6 +63,9 @@ class Limiter:
         tolerance: learned steps that learning may be behind before inserting waits, >= 0. Room for
             the largest insert (times ratio) and the largest sample lets the two sides take turns
             without waiting for each other; with less, still one of them is always wanted.
+    Attributes:
+        elsewhere: what the other shards of the same replay have counted, as far as that is known;
+            the answers are about all of it.
     Raises:
         ValueError: if an argument is outside its range.
     """
@@ -68,14 +87,24 @@ class Limiter:
         # The surplus counts from here on.
         self._inserted_from = self._min_size
         self._learned_from = 0
+        self.elsewhere = Totals()
+
+    @property
+    def totals(self) -> Totals:
+        """What was counted here."""
+        return Totals(
+            self._inserted, self._learned, self._inserted_from, self._learned_from, self._min_size
+        )
 
     @property
     def surplus(self) -> float:
         """Learned steps that learning is behind; negative where it is ahead; 0 without a ratio."""
         if self._ratio is None:
             return 0.0
-        owed = self._ratio * max(0, self._inserted - self._inserted_from)
-        return owed - (self._learned - self._learned_from)
+        others = self.elsewhere
+        inserted = self._inserted - self._inserted_from + others.inserted - others.inserted_from
+        learned = self._learned - self._learned_from + others.learned - others.learned_from
+        return self._ratio * max(0, inserted) - learned
 
     def inserted(self, steps: int) -> None:
         """Count `steps` unique environment steps that were inserted.
@@ -158,7 +187,8 @@ class Limiter:
 
     def _ready(self, can_sample: bool) -> bool:
         """Whether sampling is possible at all."""
-        return can_sample and self._inserted >= self._min_size
+        least = self._min_size + self.elsewhere.min_size
+        return can_sample and self._inserted + self.elsewhere.inserted >= least
 
 
 def _counted(steps: int) -> int:

@@ -27,7 +27,7 @@ from recollect.replay.blocks import Block, BlockSpec
 from recollect.replay.checking import check_contents, require
 from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD, Contents
 from recollect.replay.episodes import LARGEST_PRIORITY, Episode, Item
-from recollect.replay.limiter import Limiter
+from recollect.replay.limiter import Limiter, Totals
 from recollect.replay.sampler import Sampler
 from recollect.replay.windows import Windows
 from recollect.types import Array, ConfigError, Metrics
@@ -113,10 +113,16 @@ class Replay:
         self._capacity_steps = math.inf if capacity_steps is None else capacity_steps
         self._capacity_bytes = math.inf if capacity_bytes is None else capacity_bytes
         self._contents = Contents(spec, windows)
+        self._mass_elsewhere = 0.0
 
     def __len__(self) -> int:
         """Items."""
         return len(self._contents.items)
+
+    @property
+    def spec(self) -> BlockSpec:
+        """Of the blocks."""
+        return self._spec
 
     @property
     def windows(self) -> Windows:
@@ -133,11 +139,27 @@ class Replay:
         """Bytes held, overheads included."""
         return self._contents.nbytes
 
+    # --- Beside others ---------------------------------------------------------------------------
+
+    @property
+    def mass(self) -> float:
+        """What there is to draw from."""
+        return self._sampler.mass
+
+    @property
+    def totals(self) -> Totals:
+        """What its limiter has counted."""
+        return self._limiter.totals
+
+    def hear(self, elsewhere: Totals, mass_elsewhere: float) -> None:
+        """Hear what the other shards of this replay have counted, and what is there to draw."""
+        self._limiter.elsewhere, self._mass_elsewhere = elsewhere, mass_elsewhere
+
     # --- What comes in and what goes -------------------------------------------------------------
 
     def wants_insert(self) -> bool:
         """Whether experience is wanted now."""
-        return self._limiter.wants_insert(self._sampler.mass > 0)
+        return self._limiter.wants_insert(self._sampler.mass + self._mass_elsewhere > 0)
 
     def insert(self, blocks: Sequence[Block], items: Sequence[Item]) -> None:
         """Take in blocks, then items over these or earlier ones.

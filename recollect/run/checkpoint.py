@@ -46,7 +46,7 @@ from recollect.run.reading import load_newest as load_newest
 from recollect.run.reading import load_parameters as load_parameters
 from recollect.run.reading import read_listed, read_state, tell
 from recollect.run.state_tree import digest as digest
-from recollect.types import Array
+from recollect.types import Array, Buffers
 
 BESIDE = ".new-"
 """How the names of folders begin that are being written or removed."""
@@ -129,6 +129,13 @@ class Checkpoints:
     def busy(self) -> bool:
         """Whether a started save is under way."""
         return self._thread is not None and self._thread.is_alive()
+
+    def on_disk(self) -> dict[str, Buffers]:
+        """The buffers of the last checkpoint with a state, by place, as parts of its files.
+
+        A state that is saved next may hold these in place of those in memory.
+        """
+        return {} if self._held is None else segments.usable_buffers(self._held)
 
     def save(
         self,

@@ -201,6 +201,17 @@ def open_all(held: Held, hashed: Hashed) -> dict[str, Buffers]:
     return buffers
 
 
+def usable_buffers(held: Held) -> dict[str, Buffers]:
+    """The buffers of a checkpoint that were verified or written by us, as far as still there."""
+    usable = _usable(held)
+    indices = {}
+    for place, index in held.indices.items():
+        there = np.isin(index.segment, list(usable.segments))
+        columns = (getattr(index, name)[there] for name in COLUMNS)
+        indices[place] = Index(*columns)
+    return open_all(Held(held.folder, usable.segments, indices), False)
+
+
 class _Slices(Sequence[Array]):
     """Parts of mapped files, cut when they are asked for: three million views are not kept."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from recollect import states
-from recollect.program import Program
+from recollect.messages import Near
+from recollect.program import Part, Program
 from recollect.runtime import randomness
-from recollect.types import Metrics
+from recollect.types import Buffers, Metrics
 
 STUCK_AFTER = 3
 """Rounds in a row in which no worker is ready before the run is called stuck."""
@@ -25,12 +26,34 @@ class Inline:
 
     def __init__(self, program: Program) -> None:
         self.parts: dict[str, Any] = {}
+        named = {part.name: part for part in program.parts}
         for part in program.parts:
-            held = {argument: self.parts[name] for argument, name in part.holds.items()}
+            held = {a: self._held([named[n] for n in names]) for a, names in part.held.items()}
             self.parts[part.name] = part.factory(**held)
+        self._additive = {part.kind: part.role.additive for part in program.parts}
         self._workers = [(p.name, self.parts[p.name]) for p in program.parts if p.role.worker]
+        self._long = {part.name: part.role.long for part in program.parts}
         self._turn = 0  # of whom in the list it is
         self.seconds = {name: 0.0 for name, _ in self._workers}
+
+    def _held(self, parts: list[Part]) -> Any:
+        """A part itself; of several over which one is spread, what makes them one."""
+        first = parts[0]
+        if len(parts) == 1:
+            return self.parts[first.name]
+        assert first.far is not None  # a program sees to it
+        server = first.far.server or (lambda part: part)
+        return first.far.client([Near(p.name, server(self.parts[p.name])) for p in parts])
+
+    def ask(self, name: str, method: str, *arguments: Any) -> Any:
+        """Call a method of a part."""
+        return getattr(self.parts[name], method)(*arguments)
+
+    def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
+        """Let turns that take long leave off where `interrupted()` says so."""
+        for name, worker in self._workers:
+            if self._long[name]:
+                worker.interrupted = interrupted
 
     def counts(self) -> Counter[str]:
         """The totals to which the workers add: env_steps, updates, episodes, ..."""
@@ -39,8 +62,14 @@ class Inline:
             totals.update(worker.counts())
         return totals
 
-    def run(self, until: Callable[[Counter[str]], bool]) -> None:
-        """Give turns until `until(counts)` is true after a round.
+    def settle(self, interrupted: Callable[[], bool]) -> bool:
+        """Nothing: learning has kept pace. Returns False."""
+        return False
+
+    def run(
+        self, until: Callable[[Counter[str]], bool], most: Mapping[str, int] | None = None
+    ) -> None:
+        """Give turns until `until(counts)` is true after a round; `most` is of no use here.
 
         What a worker raises ends it in the middle of a round, which the next call goes on with.
 
@@ -66,8 +95,8 @@ class Inline:
                     f"the run cannot move: none of {names} is ready; replay says {self.metrics()}"
                 )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that decides what comes next.
+    def state_dict(self, on_disk: Mapping[str, Buffers] | None = None) -> dict[str, Any]:
+        """Everything that decides what comes next; `on_disk` is of no use here.
 
         Each part's state, whose turn it is, and the random generators everybody shares, from which
         an environment or a network may draw.
@@ -107,10 +136,32 @@ class Inline:
             if hasattr(part, "close"):
                 part.close()
 
-    def metrics(self) -> Metrics:
-        """Every part's figures as `part/figure`; of several parts of a kind, their mean."""
-        gathered: dict[str, list[float]] = {}
-        for name, part in self.parts.items():
-            for figure, value in part.metrics().items():
-                gathered.setdefault(f"{name.split('/')[0]}/{figure}", []).append(value)
-        return {name: sum(values) / len(values) for name, values in gathered.items()}
+    def metrics(self, *kinds: str) -> Metrics:
+        """Every part's figures as `kind/figure`, or those of some kinds: see `gathered`."""
+        figures = {
+            name: part.metrics()
+            for name, part in self.parts.items()
+            if not kinds or name.partition("/")[0] in kinds
+        }
+        return gathered(figures, self._additive)
+
+    def parts_now(self) -> list[Any]:
+        """Nothing: the parts stand and fall with this process."""
+        return []
+
+
+def gathered(
+    figures: Mapping[str, Mapping[str, float]], additive: Mapping[str, Collection[str]]
+) -> Metrics:
+    """The figures of parts, by name, as `kind/figure`.
+
+    Of several parts of a kind their mean, or their sum where `additive` names it for the kind.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for name, own in figures.items():
+        for figure, value in own.items():
+            found.setdefault((name.partition("/")[0], figure), []).append(value)
+    return {
+        f"{kind}/{figure}": sum(x) / (1 if figure in additive.get(kind, ()) else len(x))
+        for (kind, figure), x in found.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,9 +11,10 @@ from recollect import presets
 from recollect.agents import wiring
 from recollect.envs import registry
 from recollect.machine import processors
+from recollect.runtime import placing
 from recollect.types import ConfigError, EnvSpec
 
-RUNTIMES = ("inline",)
+RUNTIMES = ("inline", "ray")
 MAY_CHANGE = (
     "env_steps",
     "checkpoint_seconds",
@@ -22,6 +24,9 @@ MAY_CHANGE = (
     "threads",
     "device",
     "actor_device",
+    "runtime",
+    "address",
+    "place",
 )
 """What a resumed run may be given anew; all else is as it began."""
 
@@ -40,6 +45,8 @@ class Job:
     seed: int
     env_steps: int
     runtime: str = "inline"
+    address: str = ""
+    place: str = ""
     network: str = ""
     start_from: str = ""
     checkpoint_seconds: float = 0.0
@@ -54,6 +61,8 @@ class Job:
             "seed": self.seed,
             "env_steps": self.env_steps,
             "runtime": self.runtime,
+            "address": self.address,
+            "place": self.place,
             "network": self.network,
             "start_from": self.start_from,
             "checkpoint_seconds": self.checkpoint_seconds,
@@ -103,6 +112,7 @@ class Job:
         own = {name: value for name, value in settings.items() if hasattr(self, name)}
         presets.check_arguments(**own)
         job = replace(self, **own)
+        _check_runtime(job.runtime, job.address, job.place)
         fields = {name: value for name, value in settings.items() if name not in own}
         if getattr(self.config, "decay_steps", None) == self.env_steps:
             fields["decay_steps"] = job.env_steps
@@ -118,6 +128,8 @@ def prepare(
     seed: int = 0,
     env_steps: int | None = None,
     runtime: str = "inline",
+    address: str = "",
+    place: str = "",
     network: str = "",
     start_from: str = "",
     checkpoint_seconds: float = 0.0,
@@ -131,6 +143,9 @@ def prepare(
         agent: r2d2 or drqn. env: a Gymnasium id, `module:Env-v0` included.
         preset: auto, paper, plus, fitted or small. seed: 0 or more, below 2^64.
         env_steps: steps of all slots together; None: the preset's.
+        runtime: inline, everything in this process; or ray, each part in its own.
+        address: of a Ray cluster to join, HOST:PORT; empty: one of this run's own, on this machine.
+        place: what parts take of machines, see `placing.parse`.
         network: "module:name" of a network of your own; empty: the agent's.
         start_from: a run whose last parameters this one begins with; empty: drawn from the seed.
         checkpoint_seconds: between two checkpoints; 0: as often as costs little.
@@ -147,6 +162,8 @@ def prepare(
         seed=seed,
         env_steps=env_steps,
         runtime=runtime,
+        address=address,
+        place=place,
         network=network,
         start_from=start_from,
         checkpoint_seconds=checkpoint_seconds,
@@ -158,10 +175,7 @@ def prepare(
     wiring.check_actions(env_spec)
     base, steps = presets.resolve(agent, preset, env_spec, env_steps)
     chosen = presets.with_settings(base if config is None else config, settings or {})
-    if runtime == "ray":
-        raise ConfigError("runtime ray is not available in this version: use inline")
-    if runtime not in RUNTIMES:
-        raise presets.nearest("runtime", runtime, RUNTIMES)
+    _check_runtime(runtime, address, place)
     if network:
         wiring.check_network(network)
     return Job(
@@ -172,8 +186,24 @@ def prepare(
         seed,
         steps,
         runtime,
+        address,
+        place,
         network,
         start_from,
         float(checkpoint_seconds),
         keep_checkpoints,
     )
+
+
+def _check_runtime(runtime: str, address: str, place: str) -> None:
+    """Raise ConfigError for a runtime that is not there, or one that these do not go with."""
+    if runtime not in RUNTIMES:
+        raise presets.nearest("runtime", runtime, RUNTIMES)
+    if runtime == "inline" and (address or place):
+        name, value = ("address", address) if address else ("place", place)
+        raise ConfigError(f"{name} {value!r} is for runtime ray: add runtime ray, or leave it out")
+    if runtime == "ray" and importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "runtime ray needs Ray, which is not installed: pip install recollect[ray]"
+        )
+    placing.parse(place)

@@ -17,6 +17,7 @@ from recollect.agents import computing
 from recollect.agents.evaluating import InterruptedEvaluation, evaluate_on
 from recollect.agents.learning import named_arrays
 from recollect.envs import calls
+from recollect.messages import PartLostError
 from recollect.run import checkpoint
 from recollect.run.checkpoint import Checkpoint
 from recollect.run.folder import RunFolder
@@ -24,7 +25,7 @@ from recollect.run.metrics import MetricsLog
 from recollect.run.progress import Progress
 from recollect.run.signals import Interrupted, Stop
 from recollect.run.watchdog import Watchdog
-from recollect.runtime.inline import Inline
+from recollect.training import runtimes
 from recollect.training.job import Job
 from recollect.training.saves import Saves
 from recollect.types import Array, EnvError
@@ -61,17 +62,18 @@ class Training:
         start: Array | None,
     ) -> None:
         self.job, self._folder, self._progress, self._stop = job, folder, progress, stop
-        self._runtime = Inline(program)
         self._policy = program.policy()
         meta: Mapping[str, Any] = {"rows": 0, "next_row": 0, "seconds": 0.0}
-        if found is not None:
-            meta = self._restore(found)
-        elif start is not None:
-            learner = self._runtime.parts["learner"]
-            learner.online_parameters.load(start)
-            learner.update_target()
-            learner.publish()
-        self._log = MetricsLog(folder, keep_rows=int(meta["rows"]))
+        self._runtime = runtimes.begun(job, program)
+        try:
+            if found is not None:
+                meta = self._restore(found)
+            elif start is not None:
+                self._runtime.ask("learner", "begin_with", start)
+            self._log = MetricsLog(folder, keep_rows=int(meta["rows"]))
+        except BaseException:
+            self._runtime.close()
+            raise
         if self._log.moved_to is not None:
             than = "of the attempt before"
             if found is not None:
@@ -85,9 +87,7 @@ class Training:
         self._ended = False
         self.damaged = 0  # checkpoints passed over
         self.last_row: dict[str, float] = {}
-        evaluator = self._runtime.parts.get("evaluator")
-        if evaluator is not None:
-            evaluator.interrupted = self._must_stop
+        self._runtime.interrupt_with(self._must_stop)
         # After a restart it is saved once more: the stop may have come before its save.
         self._best_saved: Any = None
 
@@ -106,7 +106,7 @@ class Training:
                 if self._must_stop():
                     self._leave()
                 try:
-                    self._runtime.run(self._pause)
+                    self._runtime.run(self._pause, {"env_steps": self.job.env_steps})
                 except InterruptedEvaluation:
                     self._leave()
                 if self._env_steps() >= min(self._next_row, self.job.env_steps):
@@ -114,6 +114,10 @@ class Training:
                 self._saves.look()
                 if self._saves.due(time.perf_counter()):
                     self._saves.start(**self._snapshot())
+            if self._runtime.settle(self._must_stop):
+                self._write_row()
+            if self._must_stop():
+                self._leave()
         self.save_and_wait()
         self._ended = not self._saves.failed("last")
 
@@ -125,8 +129,7 @@ class Training:
         Raises:
             Interrupted: a signal came.
         """
-        self._runtime.parts["learner"].publish()
-        self._policy.load(self._runtime.parts["parameters"].latest().vector)
+        self._policy.load(self._runtime.ask("learner", "vector"))
         mean, fault = float("nan"), ""
         config = self.job.config
         try:
@@ -197,8 +200,9 @@ class Training:
     @property
     def best(self) -> tuple[float, Any] | None:
         """Mean return and parameters of the best evaluation; None if there was none."""
-        evaluator = self._runtime.parts.get("evaluator")
-        return None if evaluator is None else evaluator.best()
+        if not self.job.config.evaluation_period:
+            return None
+        return self._runtime.ask("evaluator", "best")
 
     def _save_best(self) -> None:
         """Save the best parameters; until they are on disk, that is tried again with each row."""
@@ -216,14 +220,14 @@ class Training:
         now = time.perf_counter()
         if now - self._looked_at > SECONDS_PER_LOOK:
             self._looked_at = now
-            replay = self._runtime.parts["replay"].metrics()
+            replay = self._runtime.metrics("replay")
             self._progress.update(
                 {
                     "env_steps": counts["env_steps"],
                     "updates": counts["updates"],
                     "seconds": now - self._started,
-                    "replay/fill": replay["fill"],
-                    "replay/bytes": replay["bytes"],
+                    "replay/fill": replay["replay/fill"],
+                    "replay/bytes": replay["replay/bytes"],
                 }
             )
             self.write_status("running")
@@ -241,7 +245,7 @@ class Training:
 
     def _watchdog(self) -> contextlib.AbstractContextManager[Any]:
         config = self.job.config
-        if config.env_processes:
+        if config.env_processes or self.job.runtime != "inline":
             return contextlib.nullcontext()
         advice = (
             "mend the environment, or let it have processes of its own, where a hang costs no more "
@@ -300,27 +304,33 @@ class Training:
         Returns:
             Whether they could be saved.
         """
-        learner = self._runtime.parts["learner"]
-        network = learner.network if updates is None else self._policy.network
-        meta = {
-            "env_steps": self._env_steps(),
-            "updates": learner.updates if updates is None else updates,
-            "score": score,
-        }
-        return self._saves.save(name, parameters=named_arrays(network), meta=meta)
+        if updates is None:
+            updates = self._runtime.counts()["updates"]
+            self._policy.load(self._newest())
+        meta = {"env_steps": self._env_steps(), "updates": updates, "score": score}
+        parameters = named_arrays(self._policy.network)
+        return self._saves.save(name, parameters=parameters, meta=meta)
+
+    def _newest(self) -> Array:
+        """The learner's parameters [P]; those it published last, if it is there no more."""
+        try:
+            return self._runtime.ask("learner", "vector")
+        except PartLostError:
+            return self._runtime.ask("parameters", "latest").vector
 
     def _snapshot(self) -> dict[str, Any]:
         """What a checkpoint holds, as it is now; nothing in it changes later."""
         begin = time.perf_counter()
-        learner = self._runtime.parts["learner"]
         with contextlib.suppress(OSError):
             self._log.sync()
+        state = self._runtime.state_dict(self._saves.on_disk)
+        self._policy.load(state["parts"]["learner"]["online"])
         taken = {
-            "state": self._runtime.state_dict(),
-            "parameters": named_arrays(learner.network),
+            "state": state,
+            "parameters": named_arrays(self._policy.network),
             "meta": {
                 "env_steps": self._env_steps(),
-                "updates": learner.updates,
+                "updates": state["parts"]["learner"]["updates"],
                 "score": None,
                 "rows": self._log.rows,
                 "next_row": self._next_row,

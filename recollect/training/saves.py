@@ -11,6 +11,7 @@ from recollect.run.checkpoint import Checkpoint, CheckpointError, Checkpoints, S
 from recollect.run.folder import RunFolder, reason
 from recollect.run.progress import Progress, size
 from recollect.training.job import Job
+from recollect.types import Buffers
 
 PERIOD = (5.0, 600.0)
 """Least and most seconds between two checkpoints, where the run does not say how many."""
@@ -49,6 +50,11 @@ class Saves:
         seconds = self.figures.get("seconds", 0.0)
         period = self._seconds or min(max(least, seconds / SHARE), most)
         return now - self._begun >= period and not self._checkpoints.busy
+
+    @property
+    def on_disk(self) -> dict[str, Buffers]:
+        """Buffers of a state that the last whole one has: see `Checkpoints.on_disk`."""
+        return self._checkpoints.on_disk()
 
     def taken(self, begun: float) -> None:
         """A snapshot was taken, for which the training stood still since `begun`."""

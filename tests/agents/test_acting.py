@@ -447,7 +447,7 @@ def test_returns_are_reported_raw_once_and_by_rung_of_the_ladder() -> None:
         "cut_short_episodes": 0,
         "env_failures": 0,
     }
-    assert actor.metrics() == {"lag_updates": 0}, "each episode is reported once"
+    assert actor.metrics() == {"lag_updates": 0, "lag_seconds": 0}, "each episode is reported once"
 
 
 def test_rungs_are_those_of_the_whole_run_over_processes() -> None:

@@ -1,0 +1,147 @@
+"""Blocks, items and draws as arrays: what of replay travels from one process to another.
+
+A message has few arrays, for each costs about as much as copying some ten kilobytes: packed blocks
+stand one after another in one, blocks that are large by themselves are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from recollect.replay.batch import Draw
+from recollect.replay.blocks import Block, BlockSpec
+from recollect.replay.episodes import Item
+from recollect.types import Array
+
+_ALONE_BYTES = 1 << 16
+"""Blocks of at least so many bytes on average are arrays of their own."""
+
+_WINDOW = ("slots", "uids", "start", "prefix", "learned", "tail", "version", "held")
+
+
+class Parcel(NamedTuple):
+    """Blocks on their way.
+
+    Attributes:
+        header: [n, 5] int64: episode, index, steps, last, bytes.
+        data: their buffers: one array uint8 with all of them, or one for each.
+    """
+
+    header: Array
+    data: tuple[Array, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers."""
+        return int(self.header[:, 4].sum())
+
+
+class Drawn(NamedTuple):
+    """Windows that were drawn from one store, and the blocks they lie in, each once.
+
+    Attributes:
+        windows: [8, B] int64: slots, uids, start, prefix, learned, tail, version, held of a `Draw`.
+        probabilities: [B] float64, likewise.
+        chain: [B, K] int64, which blocks of the parcel each window lies in.
+        parcel: the blocks.
+    """
+
+    windows: Array
+    probabilities: Array
+    chain: Array
+    parcel: Parcel
+
+
+def pack_blocks(blocks: Sequence[Block]) -> Parcel:
+    """Blocks for the way; their buffers are copied only where they are small."""
+    header = np.array(
+        [(b.episode, b.index, b.steps, b.last, b.nbytes) for b in blocks], np.int64
+    ).reshape(-1, 5)
+    buffers = tuple(block.buffer for block in blocks)
+    if len(buffers) > 1 and header[:, 4].mean() < _ALONE_BYTES:
+        buffers = (np.concatenate(buffers),)
+    return Parcel(header, buffers)
+
+
+def unpack_blocks(spec: BlockSpec, parcel: Parcel) -> list[Block]:
+    """The blocks again; their bytes are those of the parcel where these are aligned.
+
+    Raises:
+        ValueError: a block of another size than the spec's.
+    """
+    header, data = parcel
+    ends = np.cumsum(header[:, 4]).tolist()
+    together = len(data) == 1
+    blocks = []
+    for i, (episode, index, steps, last, nbytes) in enumerate(header.tolist()):
+        buffer = data[0][ends[i] - nbytes : ends[i]] if together else data[i]
+        blocks.append(Block.from_buffer(spec, episode, index, steps, bool(last), buffer))
+    return blocks
+
+
+def pack_items(items: Sequence[Item]) -> tuple[Array, Array]:
+    """Items as [m, 6] int64 and their priorities [m] float64."""
+    numbers = [(i.episode, i.start, i.prefix, i.learned, i.tail, i.version) for i in items]
+    priorities = np.array([item.priority for item in items], np.float64)
+    return np.array(numbers, np.int64).reshape(-1, 6), priorities
+
+
+def unpack_items(packed: tuple[Array, Array]) -> list[Item]:
+    """The items again."""
+    found = []
+    for line, priority in zip(packed[0].tolist(), packed[1].tolist(), strict=True):
+        episode, start, prefix, learned, tail, version = line
+        found.append(Item(episode, start, prefix, learned, tail, priority, version))
+    return found
+
+
+def pack_draw(draw: Draw) -> Drawn:
+    """What was drawn, for the way."""
+    places: dict[int, int] = {}
+    unique: list[Block] = []
+    chain = np.zeros(draw.blocks.shape, np.int64)
+    for (b, k), block in np.ndenumerate(draw.blocks):
+        place = places.setdefault(id(block), len(unique))
+        if place == len(unique):
+            unique.append(block)
+        chain[b, k] = place
+    windows = np.stack([getattr(draw, name) for name in _WINDOW])
+    return Drawn(windows, draw.probabilities, chain, pack_blocks(unique))
+
+
+def unpack_draws(
+    spec: BlockSpec, parts: Sequence[tuple[Drawn, Array]], probabilities: Array, size: int
+) -> Draw:
+    """One draw out of those of several stores.
+
+    Args:
+        spec: of the blocks.
+        parts: what each store drew, and where in the batch it stands: [n] of 0 .. B - 1.
+        probabilities: [B] with which each window was drawn.
+        size: items in all stores together.
+    """
+    batch = len(probabilities)
+    depth = max(drawn.chain.shape[1] for drawn, _ in parts)
+    windows = np.zeros((len(_WINDOW), batch), np.int64)
+    pieces = np.zeros((batch, depth, 3), np.int64)
+    bodies = np.empty((batch, depth), object)
+    for drawn, places in parts:
+        windows[:, places] = drawn.windows
+        blocks = unpack_blocks(spec, drawn.parcel)
+        table = np.array([(b.address, b.steps, b.last) for b in blocks], np.int64)
+        row = np.empty(len(blocks), object)
+        row[:] = blocks
+        # Beyond a window's last block its first one stands in, and is not read.
+        short = depth - drawn.chain.shape[1]
+        chain = np.concatenate([drawn.chain, np.repeat(drawn.chain[:, :1], short, axis=1)], axis=1)
+        pieces[places], bodies[places] = table[chain], row[chain]
+    return Draw(
+        **dict(zip(_WINDOW, windows, strict=True)),
+        probabilities=probabilities,
+        size=size,
+        pieces=pieces,
+        blocks=bodies,
+    )

@@ -1,0 +1,318 @@
+"""What runs in a part's own process: the part, its turns, and what the driver asks of it.
+
+Nothing here knows how questions travel. A worker has two threads: one takes its turns, in slices
+that the driver gives, the other answers the driver between two turns; so a part that works tells
+how it stands, can be saved, and can be stopped. A service has one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recollect.agents.evaluating import InterruptedEvaluation
+from recollect.envs import calls
+from recollect.machine import keep_memory
+from recollect.messages import DEADLINE, Handle, PartSilentError
+from recollect.program import Part
+from recollect.run.state_tree import below
+from recollect.types import Array, Buffers
+
+PAUSE_SECONDS = (0.001, 0.02)
+"""Between two looks whether a turn would do something: from the least, doubled up to the most."""
+WARNINGS_KEPT = 32
+"""Warnings of a slice that reach the driver; the others are only counted."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What came of a slice: the part's `counts`, its turns, and how it stands.
+
+    `busy_seconds` of `seconds` went into turns. `queue` messages of `queue_bytes` are on their way
+    to others, `lost` did not arrive. `warnings` are texts.
+    """
+
+    counts: dict[str, int]
+    turns: int
+    seconds: float
+    busy_seconds: float
+    queue: int
+    queue_bytes: int
+    lost: int
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a part finds itself: `folder` to work in, `paths` to import from, torch's `threads`.
+
+    `seed` is for generators that all of a process share: an environment may draw from them.
+    """
+
+    folder: str
+    paths: tuple[str, ...]
+    threads: int
+    seed: int
+    images: bool = False
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Stands in a state for `Buffers` that did not come along: see `Host.pieces`."""
+
+    numbers: Array
+
+
+class Host:
+    """A part of a program, and everything that is asked of it from outside.
+
+    Args:
+        part: its factory is called here.
+        held: handles of what it holds, by argument.
+        clients: what makes of these what the part gets, by argument.
+        setting: where it finds itself.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        held: Mapping[str, Sequence[Handle]],
+        clients: Mapping[str, Callable[[Sequence[Handle]], Any]],
+        setting: Setting,
+    ) -> None:
+        _settle(setting)
+        self.name, self._role = part.name, part.role
+        self._warned: list[str] = []
+        _hear_warnings(self._warned)
+        self._clients = {a: clients[a](handles) for a, handles in held.items()}
+        made: Any = part.factory(**self._clients)
+        self.part = made
+        far = part.far
+        self._server = far.server(self.part) if far and far.server else self.part
+        self._lock = threading.Lock()  # held by a turn, or by who asks
+        self._entrance = threading.Lock()  # held by who waits to ask: turns queue behind it
+        self._holding = False
+        self._stopping = False
+        if part.role.long:
+            self.part.interrupted = lambda: self._stopping
+        self._pieces: dict[str, Buffers] = {}
+        self._coming: dict[str, tuple[list[int], list[Array]]] = {}
+
+    # --- What other parts ask --------------------------------------------------------------------
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Answer another part."""
+        return getattr(self._server, method)(*arguments)
+
+    # --- Turns -----------------------------------------------------------------------------------
+
+    def slice(self, seconds: float, most: Mapping[str, int] | None = None) -> Slice:
+        """Take turns for so long, or until a count is no longer below what `most` names.
+
+        Raises:
+            Exception: what a turn raised.
+        """
+        began = time.monotonic()
+        end, pause = began + seconds, PAUSE_SECONDS[0]
+        busy, turns = 0.0, 0
+        while not self._stopping:
+            with self._between_turns(end) as mine:
+                if not mine:
+                    break
+                counts = self.part.counts() if most else {}
+                if most and any(counts[name] >= limit for name, limit in most.items()):
+                    break
+                moved = self.part.ready()
+                if moved and not self._role.long:
+                    busy += self._turn()
+            if moved and self._role.long:
+                busy += self._turn()
+            turns += moved
+            now = time.monotonic()
+            if now >= end:
+                break
+            pause = PAUSE_SECONDS[0] if moved else min(2 * pause, PAUSE_SECONDS[1], end - now)
+            if not moved:
+                self._send()
+                time.sleep(pause)
+        self._send()
+        warned, self._warned[:] = self._warned[:WARNINGS_KEPT], []
+        posts = [client.posts for client in self._clients.values()]
+        return Slice(
+            counts=self.part.counts(),
+            turns=turns,
+            seconds=time.monotonic() - began,
+            busy_seconds=busy,
+            queue=sum(map(len, posts)),
+            queue_bytes=sum(each.nbytes for each in posts),
+            lost=sum(each.lost for each in posts),
+            warnings=warned,
+        )
+
+    def _turn(self) -> float:
+        """One turn; the seconds it took."""
+        begin = time.monotonic()
+        with suppress(InterruptedEvaluation):
+            self.part.step()
+        return time.monotonic() - begin
+
+    def _send(self) -> None:
+        for client in self._clients.values():
+            client.send()
+
+    @contextmanager
+    def _between_turns(self, end: float) -> Iterator[bool]:
+        """With the part to oneself; False if somebody holds it until `end`."""
+        with self._entrance:
+            pass
+        taken = self._lock.acquire(timeout=max(0.0, end - time.monotonic()))
+        try:
+            yield taken
+        finally:
+            if taken:
+                self._lock.release()
+
+    # --- What the driver asks --------------------------------------------------------------------
+
+    def who(self) -> dict[str, Any]:
+        """Process and host."""
+        return {"pid": os.getpid(), "host": platform.node()}
+
+    def doing(self) -> tuple[float, str] | None:
+        """How long the call of an environment already takes that runs now, and what it is."""
+        call = calls.current()
+        return None if call is None else (time.monotonic() - call[0], call[1])
+
+    def own(self, method: str, *arguments: Any) -> Any:
+        """Call the part itself, between two turns."""
+        with self._asking():
+            return getattr(self.part, method)(*arguments)
+
+    def hold(self) -> None:
+        """Take no more turns until `release`, with all that was posted having arrived.
+
+        A part of long turns goes on: what it has to save changes only at their end.
+        """
+        if not self._role.long and not self._holding:
+            with self._entrance:
+                if not self._lock.acquire(timeout=DEADLINE):
+                    raise PartSilentError(f"{self.name} did not end a turn in {DEADLINE:g} s")
+            self._holding = True
+        for client in self._clients.values():
+            client.flush()
+
+    def release(self) -> None:
+        """Take turns again."""
+        if self._holding:
+            self._holding = False
+            self._lock.release()
+
+    def stop(self) -> None:
+        """End the slice that runs, as soon as can be."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Close what the part holds: environments."""
+        self._stopping = True
+        if hasattr(self.part, "close"):
+            self.part.close()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        if self._holding or self._role.long or not self._role.worker:
+            yield
+            return
+        with self._entrance:
+            if not self._lock.acquire(timeout=DEADLINE):
+                raise PartSilentError(f"{self.name} did not end a turn in {DEADLINE:g} s")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    # --- States, in pieces -----------------------------------------------------------------------
+
+    def state(self) -> Any:
+        """The part's state; `Buffers` in it stay here until `forget`, to be fetched in pieces."""
+        self._pieces = {}
+        with self._asking():
+            return _taken_out(self.part.state_dict(), "", self._pieces)
+
+    def pieces(self, place: str, numbers: Array) -> list[Array]:
+        """The buffers of these rising numbers [n] that stand at a place of the last `state`."""
+        kept = self._pieces[place]
+        at = np.searchsorted(kept.numbers, numbers)
+        return [kept.arrays[i] for i in at.tolist()]
+
+    def forget(self) -> None:
+        """Let go of the buffers of the last `state`."""
+        self._pieces = {}
+
+    def give(self, place: str, numbers: Array, arrays: Sequence[Array]) -> None:
+        """Buffers of the state that `load` will bring, in rising order."""
+        known = self._coming.setdefault(place, ([], []))
+        known[0].extend(numbers.tolist())
+        known[1].extend(np.array(array) for array in arrays)
+
+    def load(self, state: Any) -> None:
+        """Go on from a state, whose `Buffers` were given before; raises as the part does."""
+        coming, self._coming = self._coming, {}
+        with self._asking():
+            self.part.load_state_dict(_put_back(state, "", coming))
+
+
+def _taken_out(tree: Any, place: str, found: dict[str, Buffers]) -> Any:
+    if isinstance(tree, Buffers):
+        found[place] = tree
+        return Elsewhere(tree.numbers)
+    if isinstance(tree, Mapping):
+        return {key: _taken_out(x, below(place, key), found) for key, x in tree.items()}
+    return tree
+
+
+def _put_back(tree: Any, place: str, given: Mapping[str, tuple[list[int], list[Array]]]) -> Any:
+    if isinstance(tree, Elsewhere):
+        numbers, arrays = given.get(place, ([], []))
+        for array in arrays:
+            array.setflags(write=False)
+        return Buffers(np.array(numbers, np.int64), arrays)
+    if isinstance(tree, Mapping):
+        return {key: _put_back(x, below(place, key), given) for key, x in tree.items()}
+    return tree
+
+
+def _settle(setting: Setting) -> None:
+    """Make this process one in which a part can live."""
+    if os.path.isdir(setting.folder):
+        os.chdir(setting.folder)
+    sys.path[:] = [*dict.fromkeys([*sys.path, *setting.paths])]
+    import torch
+
+    torch.set_num_threads(setting.threads)
+    if setting.images:
+        keep_memory()
+    random.seed(setting.seed)
+    np.random.seed(setting.seed % 2**32)
+    torch.manual_seed(setting.seed)
+
+
+def _hear_warnings(kept: list[str]) -> None:
+    """Keep warnings instead of printing them where nobody looks."""
+
+    def hear(message: Warning | str, *_: Any, **__: Any) -> None:
+        if len(kept) < 2 * WARNINGS_KEPT:
+            kept.append(str(message))
+
+    warnings.simplefilter("default", RuntimeWarning)
+    warnings.showwarning = hear

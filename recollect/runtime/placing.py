@@ -1,0 +1,141 @@
+"""What the parts of a program take of machines: processors, GPUs, and which node."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from recollect.types import ConfigError
+
+LEAST = 0.001
+"""Of a processor, that a part takes which computes next to nothing; and of a named resource."""
+KINDS = ("learner", "actor", "replay", "parameters", "evaluator")
+EXAMPLE = "learner:cpus=4,gpus=1 actor:cpus=1,node=10.0.0.2"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one part takes: `cpus`, `gpus`, and a `node` by its address or a resource it has."""
+
+    cpus: float = LEAST
+    gpus: float = 0.0
+    node: str = ""
+
+    def resources(self) -> dict[str, float]:
+        """Beside processors and GPUs: what only the node has that is meant."""
+        if not self.node:
+            return {}
+        address = self.node.replace(".", "").isdigit() or ":" in self.node
+        return {f"node:{self.node}" if address else self.node: LEAST}
+
+    def bundle(self) -> dict[str, float]:
+        """All of it, as a cluster reads it."""
+        found = {"CPU": self.cpus, **self.resources()}
+        return {**found, "GPU": self.gpus} if self.gpus else found
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of a cluster, and what of it is `free`, by the cluster's names."""
+
+    address: str
+    free: Mapping[str, float]
+
+
+DEFAULTS = {"learner": Demand(cpus=1.0), "actor": Demand(cpus=1.0)}
+"""All others take next to nothing: a replay shard of a large run may be given a processor."""
+
+
+def parse(place: str) -> dict[str, Demand]:
+    """What each kind of part takes, by kind, with what `place` says of it.
+
+    >>> parse("actor:cpus=2,node=10.0.0.2")["actor"]
+    Demand(cpus=2.0, gpus=0.0, node='10.0.0.2')
+
+    Args:
+        place: for kinds, apart by spaces, `kind:what=value,...` with cpus, gpus and node.
+    Raises:
+        ConfigError: anything else.
+    """
+    found = {kind: DEFAULTS.get(kind, Demand()) for kind in KINDS}
+    for word in place.split():
+        kind, colon, rest = word.partition(":")
+        if not colon or not rest:
+            raise ConfigError(f"place {word!r}: kind:what=value,... was wanted, as in {EXAMPLE!r}")
+        if kind not in KINDS:
+            raise _unknown(f"place {word!r}: kind of part", kind, KINDS)
+        for setting in rest.split(","):
+            name, _, value = setting.partition("=")
+            if name not in ("cpus", "gpus", "node"):
+                raise _unknown(f"place {word!r}: setting", name, ("cpus", "gpus", "node"))
+            given = value if name == "node" else _amount(word, name, value)
+            if not value:
+                raise ConfigError(f"place {word!r}: {name} has no value, as in {EXAMPLE!r}")
+            found[kind] = replace(found[kind], **{name: given})
+    return found
+
+
+def _amount(word: str, name: str, value: str) -> float:
+    try:
+        amount = float(value)
+    except ValueError:
+        amount = math.nan
+    least = LEAST if name == "cpus" else 0.0
+    if not least <= amount <= 10_000 or (amount > 1 and amount % 1):
+        raise ConfigError(
+            f"place {word!r}: {name} is {value!r}, a number from {least:g} was wanted, a whole one "
+            "if it is above 1"
+        )
+    return amount
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f": did you mean {near[0]}?" if near else ""
+    return ConfigError(f"{what} {name!r} is not known{hint}, there are {', '.join(known)}")
+
+
+def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> None:
+    """Raise ConfigError, saying what is wanted and what is there, where there is no room.
+
+    Parts are put where they fit, the largest first: what fits so fits; where it does not, another
+    order might do by luck, and is not looked for.
+    """
+    free = [dict(node.free) for node in nodes]
+    order = sorted(demands, key=lambda name: (-demands[name].gpus, -demands[name].cpus))
+    for name in order:
+        bundle = demands[name].bundle()
+        for node in free:
+            if all(node.get(what, 0.0) >= amount - 1e-9 for what, amount in bundle.items()):
+                for what, amount in bundle.items():
+                    node[what] -= amount
+                break
+        else:
+            raise ConfigError(
+                f"there is no room for {name}, which takes {_said(bundle)}: all parts take "
+                f"{_total(demands)}, and free is {_free(nodes)}. Take less with place (as in "
+                f"{EXAMPLE!r}), fewer actor_processes, or add machines"
+            )
+
+
+def _said(bundle: Mapping[str, float]) -> str:
+    return ", ".join(f"{amount:g} {what}" for what, amount in bundle.items())
+
+
+def _total(demands: Mapping[str, Demand]) -> str:
+    cpus = sum(demand.cpus for demand in demands.values())
+    gpus = sum(demand.gpus for demand in demands.values())
+    return f"{cpus:.4g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+
+
+def _free(nodes: Sequence[Node]) -> str:
+    shown = [
+        f"{node.free.get('CPU', 0):g} CPU"
+        + (f" and {node.free['GPU']:g} GPU" if node.free.get("GPU") else "")
+        + f" on {node.address}"
+        for node in nodes[:8]
+    ]
+    more = f" and {len(nodes) - 8} more nodes" if len(nodes) > 8 else ""
+    return (", ".join(shown) or "nothing") + more

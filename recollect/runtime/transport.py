@@ -1,0 +1,233 @@
+"""Parts as Ray actors: placed, started, asked and waited for.
+
+Ray itself comes from `runtime.ray.load`; nothing is loaded before a transport is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending, Shared
+from recollect.program import Part
+from recollect.runtime import ray as opening
+from recollect.runtime.hosting import Setting
+from recollect.runtime.placing import Demand, check_room
+from recollect.runtime.ray import Cluster
+from recollect.types import ConfigError
+
+PLACE_SECONDS = 30.0
+"""For a cluster to make room for all parts at once."""
+
+
+class _Answer:
+    """A Ray object as a `Pending`."""
+
+    def __init__(self, ref: Any) -> None:
+        self.ref = ref
+
+    def ready(self) -> bool:
+        return bool(opening.load().wait([self.ref], timeout=0, fetch_local=False)[0])
+
+    def result(self, seconds: float = DEADLINE) -> Any:
+        return _fetched(self.ref, time.monotonic() + seconds)
+
+
+def _fetched(ref: Any, end: float) -> Any:
+    ray = opening.load()
+    try:
+        answer = ray.get(ref, timeout=max(0.0, end - time.monotonic()))
+    except ray.exceptions.GetTimeoutError as error:
+        raise PartSilentError("it did not answer in time") from error
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, Exception):
+            raise cause from None
+        raise
+    except ray.exceptions.RayError as error:  # it died, or the owner of what it sent
+        raise PartLostError(" ".join(str(error).split())[:300]) from None
+    return _unshared(answer, end, ray.ObjectRef)
+
+
+def _unshared(answer: Any, end: float, reference: type) -> Any:
+    if isinstance(answer, reference):
+        return _fetched(answer, end)
+    if type(answer) is tuple:
+        return tuple(_unshared(each, end, reference) for each in answer)
+    return answer
+
+
+class _Handle:
+    """A part as others ask it."""
+
+    near = False
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name, self._actor = name, actor
+
+    def ask(self, method: str, *arguments: Any) -> Pending:
+        return _Answer(self._actor.ask.remote(method, *arguments))
+
+
+class _Actor:
+    """A `Host` as a Ray actor.
+
+    What the part's factory raises is raised by the first question: an actor that dies while it is
+    made tells nobody why.
+    """
+
+    def __init__(self, packed: bytes, held: Mapping[str, Sequence[_Handle]], threads: int) -> None:
+        # Before torch is loaded: threads that wait must sleep.
+        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+        self._shared: tuple[Any, Any] = (None, None)
+        self._error: Exception | None = None
+        try:
+            from recollect.runtime.hosting import Host
+
+            part, clients, setting = opening.unpacked(packed)
+            self._host = Host(part, held, clients, setting)
+        except Exception as error:
+            self._error = error
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        self._check()
+        return self._share(self._host.ask(method, *arguments))
+
+    def slice(self, *arguments: Any) -> Any:
+        self._check()
+        return self._host.slice(*arguments)
+
+    def control(self, method: str, *arguments: Any) -> Any:
+        self._check()
+        return getattr(self._host, method)(*arguments)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _share(self, answer: Any) -> Any:
+        """Put what is `Shared` into the store, once as long as it is the same."""
+        if isinstance(answer, Shared):
+            if self._shared[0] is not answer.value:
+                self._shared = (answer.value, opening.load().put(answer.value))
+            return self._shared[1]
+        if type(answer) is tuple:
+            return tuple(map(self._share, answer))
+        return answer
+
+
+class RayTransport:
+    """Starts parts as Ray actors, all of them placed at once, and asks them.
+
+    Args:
+        cluster: this object's own from now on.
+        demands: what each part takes, by name, in the program's order.
+        settings: where each finds itself, by name.
+    Raises:
+        ConfigError: the cluster has no room for them.
+    """
+
+    def __init__(
+        self, cluster: Cluster, demands: Mapping[str, Demand], settings: Mapping[str, Setting]
+    ) -> None:
+        self.cluster = cluster
+        self._demands, self._settings = demands, settings
+        self._numbers = {name: i for i, name in enumerate(demands)}
+        self._actors: dict[str, Any] = {}
+        self._group = _placed(cluster, demands)
+
+    def start(self, part: Part, held: Mapping[str, Sequence[Part]]) -> None:
+        """Begin to make a part."""
+        ray = opening.load()
+        clients, handles = {}, {}
+        for argument, parts in held.items():
+            if parts[0].far is None:
+                raise ValueError(f"{parts[0].name} cannot be held from another process")
+            clients[argument] = parts[0].far.client
+            handles[argument] = [_Handle(p.name, self._actors[p.name]) for p in parts]
+        setting, demand = self._settings[part.name], self._demands[part.name]
+        # A service answers in the order it is asked. A worker takes its turns in one thread and
+        # answers in another.
+        made = ray.remote(_Actor)
+        if part.role.worker:
+            made = ray.remote(concurrency_groups={"turns": 1})(_Actor)
+        place = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+            self._group, placement_group_bundle_index=self._numbers[part.name]
+        )
+        self._actors[part.name] = made.options(
+            num_cpus=demand.cpus,
+            num_gpus=demand.gpus,
+            resources=demand.resources(),
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=place,
+        ).remote(opening.packed((part, clients, setting)), handles, setting.threads)
+
+    def ask(self, name: str, method: str, *arguments: Any) -> Pending:
+        """Ask a part's host."""
+        actor = self._actors[name]
+        if method == "slice":
+            return _Answer(actor.slice.options(concurrency_group="turns").remote(*arguments))
+        return _Answer(actor.control.remote(method, *arguments))
+
+    def wait(self, answers: Sequence[Pending], seconds: float) -> None:
+        """Wait for one of these."""
+        refs = [answer.ref for answer in answers if isinstance(answer, _Answer)]
+        opening.load().wait(refs, timeout=seconds, fetch_local=False)
+
+    def close(self) -> None:
+        """End all parts, give their places back, and the cluster if it is our own."""
+        ray = opening.load()
+        with contextlib.suppress(Exception):  # a cluster that is gone has nothing to end
+            for actor in self._actors.values():
+                ray.kill(actor)
+            ray.util.remove_placement_group(self._group)
+        self._actors = {}
+        self.cluster.close()
+
+
+def opened(
+    demands: Mapping[str, Demand],
+    settings: Mapping[str, Setting],
+    address: str,
+    store_bytes: int,
+) -> RayTransport:
+    """A transport on a cluster: the one at `address`, or where that is empty one of our own.
+
+    On this machine everything has room: more parts than processors share them.
+
+    Raises:
+        ConfigError: the cluster cannot be joined, or has no room.
+    """
+    if address:
+        cluster = Cluster.join(address)
+    else:
+        cpus = 1 + int(sum(demand.cpus for demand in demands.values()))
+        cluster = Cluster.local(cpus=cpus, object_store_bytes=store_bytes)
+    try:
+        return RayTransport(cluster, demands, settings)
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def _placed(cluster: Cluster, demands: Mapping[str, Demand]) -> Any:
+    """Places for all, over as many nodes as can be.
+
+    Raises:
+        ConfigError: there are none, now or for `PLACE_SECONDS`.
+    """
+    ray = opening.load()
+    check_room(demands, cluster.free())
+    bundles = [demand.bundle() for demand in demands.values()]
+    group = ray.util.placement_group(bundles, strategy="SPREAD")
+    if not group.wait(PLACE_SECONDS):
+        ray.util.remove_placement_group(group)
+        raise ConfigError(
+            f"the cluster did not make room for {len(bundles)} parts within {PLACE_SECONDS:g} s, "
+            "though there seemed to be some: others use it too, look with `ray status`"
+        )
+    return group
