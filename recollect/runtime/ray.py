@@ -1,0 +1,275 @@
+"""The one file that imports Ray: clusters, and the parts that live in their processes.
+
+A cluster of one's own (`Cluster.local`) listens on loopback alone, has a random token, tells
+nobody, writes nothing into the home directory, and ends with this process, however it ends. One
+that others started with `ray start` (`Cluster.join`) is used only if it has a token that is ours.
+The variable RAY_ADDRESS is not consulted: an address is what a run says it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recollect.runtime.joining import admitted
+from recollect.runtime.session import environment, private_folder, replaced
+from recollect.runtime.sockets import CannotLookError, born, listeners, refuse_open, tree
+from recollect.types import ConfigError
+
+LOWEST, BELOW = (2, 59), (2, 61)
+"""Ray's versions whose doors and signals were looked at: `Cluster.local` knows their insides."""
+SMALLEST_STORE = 75 * 2**20
+SECONDS_TO_END = 5.0
+LAST_WORDS = 4_000  # bytes
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of a cluster, or one that was: what it has in all, not what is free.
+
+    Attributes:
+        address: its IP address.
+        cpus, gpus: as Ray counts them, which may differ from what is there.
+        memory: bytes for parts.
+        store: bytes of its object store, in shared memory.
+        custom: what `ray start --resources` named.
+    """
+
+    id: str
+    address: str
+    alive: bool
+    cpus: float
+    gpus: float
+    memory: int
+    store: int
+    custom: dict[str, float]
+
+
+class Cluster:
+    """An open cluster; `with Cluster.local(cpus=2) as cluster: ...`. One at a time in a process.
+
+    Attributes:
+        address: HOST:PORT of its head.
+        folder: where Ray writes, if the cluster is our own; gone once it is closed.
+    """
+
+    def __init__(self, address: str, folder: Path | None, opened: contextlib.ExitStack) -> None:
+        self.address, self.folder, self._opened = address, folder, opened
+
+    @classmethod
+    def local(
+        cls, cpus: int, object_store_bytes: int | None = None, gpus: int | None = None
+    ) -> Cluster:
+        """Start one for this process alone: 2 to 5 s, 360 MB and 1.5% of a core when idle.
+
+        Args:
+            cpus: how many Ray counts; nothing is bound to them.
+            object_store_bytes: shared memory it may take; None for Ray's 30% of what is free.
+            gpus: how many Ray counts; None for what it finds.
+        Raises:
+            ConfigError: Ray is not installed, in another version, or in use in this process.
+            OpenSocketError: a process of it listens where others can reach it; it was ended.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            # Linux ends the children that are to die with us when the *thread* ends that made them.
+            raise RuntimeError("open a local cluster in the main thread: it ends with its thread")
+        if object_store_bytes is not None and object_store_bytes < SMALLEST_STORE:
+            raise ConfigError(
+                f"object_store_bytes {object_store_bytes:,} is too small: at least {SMALLEST_STORE:,}"
+            )
+        ray = load()
+        with contextlib.ExitStack() as opened:
+            folder = opened.enter_context(private_folder())
+            opened.enter_context(_token(secrets.token_hex(32)))
+            # Ray's own switch for desktops: its addresses are 127.0.0.1, here and in its processes.
+            opened.enter_context(environment({"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}))
+            opened.enter_context(replaced(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False))
+            # No worker before a part wants one: parts come with variables that it would not have.
+            opened.enter_context(environment({"RAY_prestart_worker_first_driver": "0"}))
+            opened.enter_context(_ends_with_us(ray))
+            before = _seen(listeners, [os.getpid()])
+            context = _init(
+                ray,
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                object_store_memory=object_store_bytes,
+                include_dashboard=False,
+                _temp_dir=str(folder / "r"),  # not the folder itself: Ray opens it to everybody
+            )
+            cluster = cls(context.address_info["gcs_address"], folder, opened)
+            cluster.look_at_sockets(before or [])
+            cluster._opened = opened.pop_all()
+        return cluster
+
+    @classmethod
+    def join(cls, address: str) -> Cluster:
+        """Join one that was started with `ray start`; a host of it has to be this one.
+
+        Its token is RAY_AUTH_TOKEN, or in the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
+
+        Args:
+            address: HOST:PORT of its head.
+        Raises:
+            ConfigError: within some 2 s: nobody answers; it has no token, or one that is not ours;
+                another version of Ray or Python; no host of it is this one.
+        """
+        ray = load()
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(_token(admitted(address, ray.__version__)))
+            services, gcs = ray._private.services, ray._raylet.GcsClient(address=address)
+            try:
+                services.get_node_to_connect_for_driver(gcs, timeout_seconds=1.5)
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"this machine is no host of the cluster at {address}: run "
+                    f"`ray start --address={address}` here, or start the run on one of its hosts"
+                ) from error
+            opened.callback(ray.shutdown)
+            try:
+                _init(ray, address=address)
+            except (ConnectionError, RuntimeError) as error:
+                why = " ".join(str(error).split())
+                raise ConfigError(f"the cluster at {address} cannot be joined: {why}") from error
+            return cls(address, None, opened.pop_all())
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End a cluster of our own, with all its processes; leave one that was joined. Once."""
+        self._opened.close()
+
+    def nodes(self) -> list[Node]:
+        """Its machines, those included that died."""
+        return [_node(entry) for entry in load().nodes()]
+
+    def look_at_sockets(self, known: Any = ()) -> None:
+        """Raise OpenSocketError if a process of a cluster of our own lets others in."""
+        if self.folder is not None:
+            try:
+                refuse_open(tree(os.getpid()), known)
+            except CannotLookError as error:
+                warnings.warn(f"the cluster's sockets were not looked at: {error}", stacklevel=2)
+
+    def last_words(self, pid: int) -> str:
+        """The end of what a part's process wrote to stderr, in a cluster of our own; else empty."""
+        for path in (self.folder or Path()).glob(f"r/session_2*/logs/worker-*-{pid}.err"):
+            return path.read_bytes()[-LAST_WORDS:].decode(errors="replace").strip()
+        return ""
+
+
+def load() -> Any:
+    """The module ray, if it can be used.
+
+    Raises:
+        ConfigError: it is not installed, or in another version than ours.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "--runtime ray needs Ray: pip install 'recollect[ray]', or leave the flag out"
+        ) from error
+    found = re.match(r"(\d+)\.(\d+)", ray.__version__)
+    if not found or not LOWEST <= (int(found[1]), int(found[2])) < BELOW:
+        raise ConfigError(
+            f"Ray {ray.__version__} is installed and 2.59 or 2.60 wanted: "
+            "pip install 'recollect[ray]'"
+        )
+    return ray
+
+
+def _init(ray: Any, **how: Any) -> Any:
+    """`ray.init`, quietly, with our signals left as they are and its processes kept from them."""
+    if ray.is_initialized():
+        raise ConfigError("this process uses Ray already: call ray.shutdown() first")
+    services, utils = ray._private.services, ray._private.utils
+    # A session of their own: what a terminal or a scheduler sends to our group is for us alone.
+    popen = functools.partial(services.ConsolePopen, start_new_session=True)
+    with (
+        replaced(services, "ConsolePopen", popen),
+        replaced(utils, "set_sigterm_handler", lambda handler: None),
+    ):
+        return ray.init(
+            log_to_driver=False,
+            configure_logging=False,
+            logging_level=logging.WARNING,
+            _skip_env_hook=True,
+            **how,
+        )
+
+
+@contextlib.contextmanager
+def _token(token: str) -> Iterator[None]:
+    """Ray in this process, and what it starts, has this token, and sends no word home."""
+    raylet = load()._raylet
+
+    def read_again() -> None:  # in this order: a thread of Ray's may ask in between
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(read_again)
+        values = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_AUTH_TOKEN_PATH": None}
+        stack.enter_context(environment({**values, "RAY_USAGE_STATS_ENABLED": "0"}))
+        read_again()
+        yield
+
+
+@contextlib.contextmanager
+def _ends_with_us(ray: Any) -> Iterator[None]:
+    """Shut Ray down at the end and wait until every process that it started inside is gone."""
+    before = _seen(tree, os.getpid()) or set()
+    try:
+        yield
+    finally:
+        ours = {pid: born(pid) for pid in (_seen(tree, os.getpid()) or set()) - before}
+        ray.shutdown()
+        deadline = time.monotonic() + SECONDS_TO_END
+        while left := [pid for pid, when in ours.items() if when and born(pid) == when]:
+            if time.monotonic() > deadline:
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.02)
+
+
+def _seen(look: Any, at: Any) -> Any:
+    """What `look(at)` gives; None where nobody can tell."""
+    try:
+        return look(at)
+    except CannotLookError:
+        return None
+
+
+def _node(entry: dict[str, Any]) -> Node:
+    given = dict(entry["Resources"])
+    amounts = [given.pop(name, 0.0) for name in ("CPU", "GPU", "memory", "object_store_memory")]
+    own = ("node:", "accelerator_type:")
+    return Node(
+        id=entry["NodeID"],
+        address=entry["NodeManagerAddress"],
+        alive=entry["Alive"],
+        cpus=amounts[0],
+        gpus=amounts[1],
+        memory=int(amounts[2]),
+        store=int(amounts[3]),
+        custom={name: value for name, value in given.items() if not name.startswith(own)},
+    )
