@@ -12,9 +12,9 @@ import numpy as np
 from recollect import presets
 from recollect.run import checkpoint
 from recollect.run.folder import RunFolder, reason
-from recollect.run.lock import owner
 from recollect.run.metrics import read_metrics
 from recollect.run.replay_picture import draw
+from recollect.run.standing import status_and_owner
 from recollect.types import ActionSpec, Array, Buffers, ConfigError, EnvSpec
 
 GREEDY, TRAINING, FINAL = "evaluator/return_mean", "actor/return_mean", "final/return_mean"
@@ -55,8 +55,7 @@ def inspect(run: Any, *, pictures: bool = True) -> dict[str, Any]:
         problems.append(_said(folder.config_path, error))
     found["status"] = found["owner"] = None
     try:
-        found["status"] = folder.status()
-        found["owner"] = owner(folder)
+        found["status"], found["owner"] = status_and_owner(folder)
     except (OSError, ValueError) as error:
         problems.append(_said(folder.status_path, error))
     found["progress"] = None

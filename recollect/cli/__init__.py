@@ -19,7 +19,10 @@ from importlib import import_module
 from recollect import __version__
 from recollect.cli import lazy
 
-COMMANDS = ("train", "resume", "evaluate", "score", "plot", "record", "inspect", "export", "doctor")
+COMMANDS = (
+    *("train", "resume", "status", "evaluate", "score"),
+    *("plot", "record", "inspect", "export", "doctor"),
+)
 HELP = """\
 recollect trains agents from replayed experience gathered by many actors.
 
@@ -27,6 +30,7 @@ usage: {program} COMMAND ...
 
   train AGENT --env ID   train an agent (r2d2, drqn) on a Gymnasium environment
   resume RUN             go on with a run that was stopped or killed
+  status RUN             how it stands, from another terminal
   evaluate RUN           play episodes with a trained agent and print returns
   score FILE             human-normalised scores of Atari-57 or DMLab-30
   plot RUN...            draw learning curves; of several runs mean and interval
@@ -45,7 +49,8 @@ begin with:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code.
 
-    0: done. 1: a file could not be read or written, an environment failed, or learning diverged.
+    0: done. 1: a file could not be read or written, an environment failed, learning diverged, or
+    the run that `status` was asked about has stopped before its end.
     2: something is wrong with the words, the run or its files. 130, 143, 129: ended by SIGINT,
     SIGTERM, SIGHUP.
     Of all but the first one line on stderr says more.
@@ -79,15 +84,14 @@ def _answer(words: list[str]) -> int:
     from recollect.types import ConfigError, DivergedError, EnvError
 
     try:
-        _command(words)
+        return _command(words)
     except (ConfigError, CheckpointError) as error:
         return _refuse(str(error), 2)
     except (EnvError, DivergedError) as error:
         return _refuse(str(error), 1)
-    return 0
 
 
-def _command(words: list[str]) -> None:
+def _command(words: list[str]) -> int:
     from recollect.cli.words import program
     from recollect.presets import nearest
 
@@ -99,11 +103,12 @@ def _command(words: list[str]) -> None:
     elif first == "--version":
         print(f"recollect {__version__}")
     elif first in COMMANDS:
-        import_module(f"recollect.cli.{first}").command(words[1:])
+        return import_module(f"recollect.cli.{first}").command(words[1:]) or 0
     elif first.startswith("-"):
         raise nearest("option", first, ("--help", "--version"))
     else:
         raise nearest("command", first, COMMANDS)
+    return 0
 
 
 def _open_closed_streams() -> None:

@@ -7,9 +7,16 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
+
+from recollect.run.amounts import duration as duration
+from recollect.run.amounts import number as number
+from recollect.run.amounts import percent as percent
+from recollect.run.amounts import size as size
+from recollect.run.parts import LINES, PartNow, table
+from recollect.run.parts import line as parts_line
 
 GREEDY = "evaluator/return_mean"
 TRAINING = "actor/return_mean"
@@ -19,6 +26,9 @@ BYTES = "replay/bytes"
 
 RATE_SECONDS = 30.0
 """Speeds are taken over this long, so that they neither jump nor lag far behind."""
+
+PARTS_SECONDS = 60.0
+"""Among plain lines one on the parts comes no more often, if none of them dies."""
 
 WIDEST = 100
 THREE_COLUMNS, TWO_COLUMNS = 79, 54
@@ -53,9 +63,12 @@ class Progress:
         self._stream: Any = _Steady(sys.stdout if stream is None else stream)
         self._title, self._quiet, self._every, self._clock = title, quiet, every_seconds, clock
         self._tracker = Tracker(total_env_steps, clock)
+        self._parts: Sequence[PartNow] = ()
         self._live: Any = None
         self._written_at: float | None = None
         self._unwritten = False
+        self._parts_at: float | None = None
+        self._alive: dict[str, bool] = {}
 
     def __enter__(self) -> Progress:
         if self._quiet:
@@ -67,7 +80,9 @@ class Progress:
             from rich.live import Live
 
             self._live = Live(
-                get_renderable=lambda: panel(self._title, self._tracker.figures(), console.width),
+                get_renderable=lambda: panel(
+                    self._title, self._tracker.figures(), *console.size, self._parts
+                ),
                 console=console,
                 refresh_per_second=2,  # more often is only unrest
             )
@@ -83,15 +98,20 @@ class Progress:
         elif self._unwritten:
             self._write_figures()
 
-    def update(self, row: Mapping[str, Any]) -> None:
+    def update(self, row: Mapping[str, Any], parts: Sequence[PartNow] | None = None) -> None:
         """Show the figures of a row; `env_steps` must be among them.
 
+        Args:
+            row: of metrics.
+            parts: how the run's parts stand, where it is spread over processes; None: as before.
         Raises:
             ValueError: if it is not.
         """
         if "env_steps" not in row:
             raise ValueError(f"a row of metrics needs 'env_steps', this one has {sorted(row)}")
         self._tracker.add(row)
+        if parts is not None:
+            self._parts = tuple(parts)  # in one go: the panel is drawn from another thread
         if self._quiet or self._live is not None:
             return
         now = self._clock()
@@ -100,6 +120,8 @@ class Progress:
             self._write_figures()
         else:
             self._unwritten = True
+        if parts:
+            self._write_parts(now)
 
     def line(self, text: str) -> None:
         """Say something once, above the panel or among the lines."""
@@ -145,6 +167,15 @@ class Progress:
     def _write_figures(self) -> None:
         self._unwritten = False
         self.line(plain_line(self._tracker.figures()))
+
+    def _write_parts(self, now: float) -> None:
+        """A line on the parts once a minute, and at once when one dies or is there again."""
+        alive = {part.name: part.alive for part in self._parts}
+        changed = any(self._alive.get(name, lives) != lives for name, lives in alive.items())
+        if changed or self._parts_at is None or now - self._parts_at >= PARTS_SECONDS:
+            self._parts_at = now
+            self.line(parts_line(self._parts))
+        self._alive = alive
 
 
 class _Steady:
@@ -264,14 +295,16 @@ class Tracker:
         )
 
 
-def panel(title: str, now: Figures, width: int) -> Any:
-    """The figures as a rich renderable for a terminal `width` characters wide."""
+def panel(
+    title: str, now: Figures, width: int, height: int = 24, parts: Sequence[PartNow] = ()
+) -> Any:
+    """Figures, and parts if there are any, as a rich renderable for a terminal of that size."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    width = min(width, WIDEST)
+    full_width, width = width, min(width, WIDEST)
     steps = f"{now.env_steps:,} of {now.total_env_steps:,} steps"
     left = _left(now)
     times = f"{duration(now.elapsed_seconds)} gone" + (f", {left}" if left else "")
@@ -325,8 +358,9 @@ def panel(title: str, now: Figures, width: int) -> Any:
     whole.add_row(Group(Text(title, "bold", no_wrap=True, overflow="ellipsis"), bar, under))
     whole.add_row(Text())
     whole.add_row(figures)
+    below = [Text(), table(parts, full_width, min(LINES, height - rows - 7))] if parts else []
     # The cursor waits in a line of its own, where the ^C that a terminal shows moves nothing.
-    return Group(whole, Text())
+    return Group(whole, *below, Text())
 
 
 def plain_line(now: Figures) -> str:
@@ -351,42 +385,3 @@ def _left(now: Figures) -> str:
     if not now.learning:
         return "filling replay"
     return "" if now.left_seconds is None else f"{duration(now.left_seconds)} left"
-
-
-def number(value: float | None) -> str:
-    """Four digits or so, `-` for what is not known.
-
-    >>> number(0.1234), number(12.34), number(1234.5)
-    ('0.12', '12.3', '1,234')
-    """
-    if value is None or value != value:
-        return "-"
-    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 999.95 else 0
-    return f"{value:,.{digits}f}"
-
-
-def percent(value: float | None) -> str:
-    """`41%`; what is not quite whole is never called 100%."""
-    return "-" if value is None else f"{min(99, int(100 * value)) if value < 1 else 100}%"
-
-
-def size(value: float | None) -> str:
-    """Bytes in decimal units: `1.2 GB`."""
-    if value is None:
-        return "-"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """`0:07`, `12:34`, `1:02:03`, `2 d 03:04`."""
-    whole = round(seconds)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days} d {hour:02}:{minute:02}"
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
