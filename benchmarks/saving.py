@@ -96,6 +96,7 @@ def one(name: str, folder: Path) -> Iterator[Result]:
     from recollect.run.lock import RunLock
     from recollect.run.progress import Progress
     from recollect.run.signals import Interrupted, Stop
+    from recollect.runtime.inline import Inline
     from recollect.training.loop import Training
 
     case = CASES[name]
@@ -118,7 +119,9 @@ def one(name: str, folder: Path) -> Iterator[Result]:
         stop = Stop()
         run = RunFolder.create(folder, job.as_dict())
         at = Training(job, run, program, progress, stop, None, None)
-        blocks = fill(at._runtime.parts["replay"], nbytes=REPLAY_BYTES)
+        runtime = at._runtime
+        assert isinstance(runtime, Inline)
+        blocks = fill(runtime.parts["replay"], nbytes=REPLAY_BYTES)
         account, checkpoints = at._saves, at._saves._checkpoints
         account._begun = time.perf_counter()
         looks: list[tuple[float, bool]] = []

@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _answer(words: list[str]) -> int:
     lazy.install()
+    from recollect.messages import PartLostError
     from recollect.run.checkpoint import CheckpointError
     from recollect.types import ConfigError, DivergedError, EnvError
 
@@ -87,7 +88,7 @@ def _answer(words: list[str]) -> int:
         return _command(words)
     except (ConfigError, CheckpointError) as error:
         return _refuse(str(error), 2)
-    except (EnvError, DivergedError) as error:
+    except (EnvError, DivergedError, PartLostError) as error:
         return _refuse(str(error), 1)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from recollect import presets, training
 from recollect.agents.r2d2 import R2D2Config
 from recollect.cli import settings, words
-from recollect.cli.train import ENVIRONMENT, KEEPING, RUN, summary, telling_what_is_left
+from recollect.cli.train import ENVIRONMENT, KEEPING, RUN, RUNTIME, summary, telling_what_is_left
 from recollect.cli.words import Option
 from recollect.types import ConfigError, EnvError
 
@@ -18,6 +18,7 @@ OPTIONS = [
     *KEEPING,
     Option("--env-processes", "N", "supervised processes for environments", words.whole),
     Option("--env-deadline", "X", "seconds that one call of one may take", words.number),
+    *RUNTIME,
     Option("--threads", "N", "that torch computes on", words.whole),
     Option("--device", "NAME", "of the learner: auto, cpu or cuda"),
     Option("--actor-device", "NAME", "of the actors: likewise"),

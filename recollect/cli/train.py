@@ -17,8 +17,10 @@ from recollect import presets, training
 from recollect.cli import settings, words
 from recollect.cli.words import Option
 from recollect.envs import registry
+from recollect.messages import PartLostError
 from recollect.run.folder import default_run_dir
 from recollect.run.signals import Interrupted
+from recollect.runtime import placing
 from recollect.types import (
     ActionSpec,
     ArraySpec,
@@ -64,6 +66,16 @@ KEEPING = [
     ),
     Option("--keep-checkpoints", "N", "how many are kept", words.whole, shown="2"),
 ]
+RUNTIME = [
+    Option(
+        "--runtime",
+        "NAME",
+        "inline: everything in this process; ray: each part in its own",
+        shown="inline",
+    ),
+    Option("--address", "HOST:PORT", "of a Ray cluster, docs/distributed.md", shown="this machine"),
+    Option("--place", "TEXT", f"what parts take of machines: '{placing.EXAMPLE}'", shown="auto"),
+]
 RUN = [
     Option(
         "--preset",
@@ -75,7 +87,7 @@ RUN = [
     Option("--seed", "N", "of everything that is drawn", words.whole, shown="0"),
     Option("--network", "MODULE:NAME", "a network of your own", shown="agent's"),
     Option("--from", "RUN", "begin with the last parameters of that run"),
-    Option("--runtime", "NAME", "inline: everything in this process", shown="inline"),
+    *RUNTIME,
     Option("--run-dir", "DIR", "the folder to make", shown="runs/..."),
     *KEEPING,
     words.HELP,
@@ -154,6 +166,9 @@ def telling_what_is_left(folder: Path) -> Iterator[None]:
         ) from None
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted{_left(folder, here)}") from None
+    except PartLostError as error:
+        resume = words.again("resume", folder)
+        raise PartLostError(f"{error}; go on from its last checkpoint with: {resume}") from error
     except (EnvError, DivergedError) as error:
         raise type(error)(f"{error}{_left(folder, here)}") from error
 

@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from recollect.types import ConfigError
 
@@ -70,9 +71,9 @@ def parse(place: str) -> dict[str, Demand]:
             name, _, value = setting.partition("=")
             if name not in ("cpus", "gpus", "node"):
                 raise _unknown(f"place {word!r}: setting", name, ("cpus", "gpus", "node"))
-            given = value if name == "node" else _amount(word, name, value)
             if not value:
                 raise ConfigError(f"place {word!r}: {name} has no value, as in {EXAMPLE!r}")
+            given: Any = value if name == "node" else _amount(word, name, value)
             found[kind] = replace(found[kind], **{name: given})
     return found
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recollect.runtime import placing
 from recollect.runtime.joining import admitted
 from recollect.runtime.session import environment, private_folder, replaced
 from recollect.runtime.sockets import CannotLookError, born, listeners, refuse_open, tree
@@ -159,6 +160,14 @@ class Cluster:
         """Its machines, those included that died."""
         return [_node(entry) for entry in load().nodes()]
 
+    def free(self) -> list[placing.Node]:
+        """What of its living machines is free, by Ray's names."""
+        state = load()._private.state.state
+        free = state.available_resources_per_node()
+        return [
+            placing.Node(node.address, free.get(node.id, {})) for node in self.nodes() if node.alive
+        ]
+
     def look_at_sockets(self, known: Any = ()) -> None:
         """Raise OpenSocketError if a process of a cluster of our own lets others in."""
         if self.folder is not None:
@@ -273,3 +282,13 @@ def _node(entry: dict[str, Any]) -> Node:
         store=int(amounts[3]),
         custom={name: value for name, value in given.items() if not name.startswith(own)},
     )
+
+
+def packed(what: Any) -> bytes:
+    """Objects for a part's process, which is trusted as this one is."""
+    return load().cloudpickle.dumps(what)
+
+
+def unpacked(what: bytes) -> Any:
+    """What `packed` made, in that process."""
+    return load().cloudpickle.loads(what)

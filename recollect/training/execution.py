@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recollect import presets
 from recollect.machine import free_memory, keep_memory, threads
+from recollect.messages import PartLostError
 from recollect.run.folder import RunFolder, default_run_dir
 from recollect.run.lock import RunLock
 from recollect.run.progress import Progress, size
@@ -57,6 +58,9 @@ def train(
     preset: str = "auto",
     seed: int = 0,
     env_steps: int | None = None,
+    runtime: str = "inline",
+    address: str = "",
+    place: str = "",
     run_dir: str | Path | None = None,
     network: str = "",
     start_from: str | Path = "",
@@ -78,6 +82,9 @@ def train(
         preset=preset,
         seed=seed,
         env_steps=env_steps,
+        runtime=runtime,
+        address=address,
+        place=place,
         network=network,
         start_from=str(start_from),
         checkpoint_seconds=checkpoint_seconds,
@@ -252,7 +259,7 @@ def _carry_on(
         except NotSavedError as error:
             training.write_status(f"failed: {error}")
             raise
-        except (KeyboardInterrupt, DivergedError, EnvError) as error:
+        except (KeyboardInterrupt, DivergedError, EnvError, PartLostError) as error:
             # In the middle of a turn: what was learned is whole, the rest is not.
             plain = isinstance(error, KeyboardInterrupt)
             training.give_up("interrupted" if plain else f"failed: {error}")

@@ -18,6 +18,7 @@ from recollect.agents.evaluating import InterruptedEvaluation, evaluate_on
 from recollect.agents.learning import named_arrays
 from recollect.envs import calls
 from recollect.messages import PartLostError
+from recollect.parameters import Published
 from recollect.run import checkpoint
 from recollect.run.checkpoint import Checkpoint
 from recollect.run.folder import RunFolder
@@ -88,6 +89,8 @@ class Training:
         self.damaged = 0  # checkpoints passed over
         self.last_row: dict[str, float] = {}
         self._runtime.interrupt_with(self._must_stop)
+        self.best: tuple[float, Published] | None = None
+        """Mean return and parameters of the best evaluation, as last heard of."""
         # After a restart it is saved once more: the stop may have come before its save.
         self._best_saved: Any = None
 
@@ -158,8 +161,9 @@ class Training:
 
     def give_up(self, state: str) -> None:
         """Save what can be saved in the middle of a turn: the parameters, and a last row."""
-        self.save_parameters("failed")
-        self._log.write(self._row())
+        with contextlib.suppress(PartLostError):  # what is left answers, or nothing does
+            self.save_parameters("failed")
+            self._log.write(self._row())
         self.write_status(state)
 
     def close(self) -> None:
@@ -192,21 +196,16 @@ class Training:
     def _write_row(self) -> None:
         row = self._row()
         self._log.write(row)
-        self._progress.update(row)
+        self._progress.update(row, self._runtime.parts_now() or None)
         self.last_row = row
         self._next_row = self._row_after(int(row["env_steps"]))
         self._save_best()
 
-    @property
-    def best(self) -> tuple[float, Any] | None:
-        """Mean return and parameters of the best evaluation; None if there was none."""
-        if not self.job.config.evaluation_period:
-            return None
-        return self._runtime.ask("evaluator", "best")
-
     def _save_best(self) -> None:
         """Save the best parameters; until they are on disk, that is tried again with each row."""
-        found = self.best
+        if not self.job.config.evaluation_period:
+            return
+        self.best = found = self._runtime.ask("evaluator", "best")
         if found is None or found[1].version == self._best_saved:
             return
         self._policy.load(found[1].vector)
@@ -228,7 +227,8 @@ class Training:
                     "seconds": now - self._started,
                     "replay/fill": replay["replay/fill"],
                     "replay/bytes": replay["replay/bytes"],
-                }
+                },
+                self._runtime.parts_now() or None,
             )
             self.write_status("running")
         return (
@@ -270,6 +270,8 @@ class Training:
                 "updates": counts["updates"],
                 "seconds": round(time.perf_counter() - self._started, 3),
                 "checkpoint": self._saves.last,
+                "runtime": self.job.runtime,
+                "parts": [part.as_dict() for part in self._runtime.parts_now()],
                 "pid": os.getpid(),
                 "host": platform.node(),
                 "began": self._began,
