@@ -172,8 +172,7 @@ def _state(status: dict[str, Any] | None, working: dict[str, Any] | None, ago: f
 def newest_rows(path: Path, bytes_limit: int = TAIL_BYTES) -> list[dict[str, float]]:
     """The numbers of the newest rows of a metrics.jsonl, as many as lie in its last bytes.
 
-    Lines that are no rows are left out; so is a last one without its end, and one that began
-    before.
+    Lines that are no rows, or not whole, are left out.
 
     Raises:
         OSError: it cannot be read.
@@ -184,7 +183,7 @@ def newest_rows(path: Path, bytes_limit: int = TAIL_BYTES) -> list[dict[str, flo
         file.seek(begin)
         lines = file.read(bytes_limit).split(b"\n")
     rows = []
-    for line in lines[1 if begin else 0 : -1]:
+    for line in lines[:-1]:
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             numbers = {key: row[key] for key in row if _fits(row[key])} if _is_row(row) else {}
