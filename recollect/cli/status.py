@@ -14,7 +14,7 @@ from recollect.run import parts
 from recollect.run.amounts import duration, number, percent, size
 from recollect.run.progress import panel
 from recollect.run.signals import Interrupted
-from recollect.run.standing import KILLED, Standing, look
+from recollect.run.standing import KILLED, RUNNING, Standing, look
 
 OPTIONS = [
     Option("--json", "", "print one JSON object, with all that is known"),
@@ -69,7 +69,9 @@ def text(now: Standing) -> list[str]:
     """The lines a person reads, or a pipe."""
     facts = [("run", now.run), ("agent", now.title), *_state(now), *_figures(now), *_saved(now)]
     lines = [f"{name:{MARGIN}}{rest}".rstrip() for name, rest in facts]
-    return [*lines, *([""] if now.parts else []), *parts.lines(now.parts)]
+    if now.state != RUNNING or not now.parts:  # how they stood tells nothing any more
+        return lines
+    return [*lines, "", *parts.lines(now.parts)]
 
 
 def view(now: Standing, width: int, height: int) -> Any:
@@ -86,7 +88,9 @@ def view(now: Standing, width: int, height: int) -> Any:
     for name, rest in (*_state(now), *updates, *_saved(now)):
         facts.add_row(name, Text(rest, colours.get(name, "")))
     limit = min(parts.LINES, height - 18)  # all shall be seen at once
-    below = [Text(), parts.table(now.parts, width, limit)] if now.parts else []
+    below = (
+        [Text(), parts.table(now.parts, width, limit)] if now.parts and now.state == RUNNING else []
+    )
     return Group(panel(now.title, now.figures, width), facts, *below)
 
 
@@ -171,7 +175,7 @@ def _saved(now: Standing) -> Facts:
         saved = f"after {now.checkpoint_env_steps:,} steps, {_ago(now.checkpoint_seconds_ago)}"
     facts.append(("checkpoint", saved))
     if now.written_seconds_ago is not None:
-        facts.append(("status of", _ago(now.written_seconds_ago)))
+        facts.append(("written", _ago(now.written_seconds_ago)))
     if now.is_stale:
         facts.append(
             (

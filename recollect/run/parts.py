@@ -321,9 +321,12 @@ def _rows(parts: Sequence[PartNow], width: int, limit: int) -> list[Segments]:
     room = width - names - GAP - STATE_WIDTH
     kept = set()
     for column in sorted(_COLUMNS, key=lambda column: column.rank):
-        if column.gap + column.width <= room and any(map(column.cell, parts)):
-            room -= column.gap + column.width
-            kept.add(column.rank)
+        if not any(map(column.cell, parts)):
+            continue
+        room -= column.gap + column.width
+        if room < 0:
+            break
+        kept.add(column.rank)
     columns = [column for column in _COLUMNS if column.rank in kept]
     header = "".join(
         " " * column.gap + _padded(column.head, column.width, column.left) for column in columns

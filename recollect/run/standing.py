@@ -126,7 +126,7 @@ def look(run: str | os.PathLike[str], clock: Callable[[], float] = time.time) ->
     ago = None if written is None else max(0.0, now - written)
     state = _state(status, working, ago)
     who = working or (told if state == RUNNING else {})
-    saved = _checkpoint(folder, problems)
+    saved, saved_at = _checkpoint(folder, problems)
     figures, last = _figures(folder, told, (ago or 0.0) if state == RUNNING else None, problems)
     return Standing(
         run=str(folder.path),
@@ -141,9 +141,7 @@ def look(run: str | os.PathLike[str], clock: Callable[[], float] = time.time) ->
         updates=_count(last.get("updates")),
         checkpoint="" if saved is None else saved.path.name,
         checkpoint_env_steps=None if saved is None else saved.env_steps,
-        checkpoint_seconds_ago=None
-        if saved is None
-        else max(0.0, now - saved.path.lstat().st_mtime),
+        checkpoint_seconds_ago=None if saved_at is None else max(0.0, now - saved_at),
         written_seconds_ago=ago,
         parts=read(told.get("parts")),
         problems=tuple(problems),
@@ -174,8 +172,7 @@ def _state(status: dict[str, Any] | None, working: dict[str, Any] | None, ago: f
 def newest_rows(path: Path, bytes_limit: int = TAIL_BYTES) -> list[dict[str, float]]:
     """The numbers of the newest rows of a metrics.jsonl, as many as lie in its last bytes.
 
-    Lines that are no rows are left out; so is a last one without its end, and one that began
-    before.
+    Lines that are no rows, or not whole, are left out.
 
     Raises:
         OSError: it cannot be read.
@@ -186,7 +183,7 @@ def newest_rows(path: Path, bytes_limit: int = TAIL_BYTES) -> list[dict[str, flo
         file.seek(begin)
         lines = file.read(bytes_limit).split(b"\n")
     rows = []
-    for line in lines[1 if begin else 0 : -1]:
+    for line in lines[:-1]:
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             numbers = {key: row[key] for key in row if _fits(row[key])} if _is_row(row) else {}
@@ -236,16 +233,18 @@ def _figures(
     return (figures if ago is not None else replace(figures, left_seconds=None)), last
 
 
-def _checkpoint(folder: RunFolder, problems: list[str]) -> manifest.Found | None:
-    """The newest checkpoint to go on from whose manifest is sound; its files are not read."""
+def _checkpoint(
+    folder: RunFolder, problems: list[str]
+) -> tuple[manifest.Found | None, float | None]:
+    """The newest checkpoint whose manifest is sound, and when it was written; no more is read."""
     try:
         for found in manifest.scan(folder.checkpoints, ("last",)):
             if found.manifest is not None:
-                return found
+                return found, found.path.lstat().st_mtime
             problems.append(harmless(found.damage))
     except OSError as error:
         problems.append(harmless(reason(error)))
-    return None
+    return None, None
 
 
 def _title(folder: RunFolder, problems: list[str]) -> str:

@@ -52,6 +52,9 @@ WRONG = [
     ([*TRAIN, "--network", "nowhere"], "a network is named module:name, got 'nowhere'"),
     ([*TRAIN, "--run-dir", "taken"], "taken is not empty (it holds note.txt), ..."),
     ([*TRAIN, "more"], "unexpected word 'more': AGENT is 'r2d2'"),
+    (["status"], "status needs a run: give its folder"),
+    (["status", "nothing"], "nothing is not a run: ..."),
+    (["status", "empty", "--wach"], "unknown option --wach: did you mean --watch?"),
     (["evaluate"], "evaluate needs a run: give its folder"),
     (["evaluate", ""], "evaluate needs a run: give its folder"),
     (["plot", "empty", ""], "plot needs a run: give its folder"),
@@ -84,7 +87,7 @@ WRONG = [
 JUDGE = """
 import contextlib, io, json, sys
 from recollect.cli import main
-heavy = ("torch._C", "numba", "matplotlib", "tensorboard")
+heavy = ("torch._C", "numba", "matplotlib", "tensorboard", "ray")
 for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -162,6 +165,7 @@ def test_wrong_words_are_answered_by_one_line_before_torch_is_loaded(
 def test_help_and_version_load_nothing_heavy(tmp_path: Path) -> None:
     lines = [[], ["--help"], ["--version"], ["train", "--help"], ["train", "drqn", "-h"]]
     lines += [
+        ["status", "--help"],
         ["evaluate", "--help"],
         ["score", "--help"],
         ["plot", "--help"],

@@ -1,21 +1,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from recollect.run.progress import (
-    Progress,
-    Tracker,
-    duration,
-    number,
-    panel,
-    percent,
-    plain_line,
-    size,
-)
+from recollect.run.parts import PartNow
+from recollect.run.progress import Progress, Tracker, panel, plain_line
 
 
 class Clock:
@@ -54,7 +47,7 @@ def run_plain(every: float, *rows: dict[str, Any]) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def rendered(width: int, *rows: dict[str, Any]) -> list[str]:
+def rendered(width: int, *rows: dict[str, Any], parts: Sequence[PartNow] = ()) -> list[str]:
     clock = Clock()
     tracker = Tracker(200_000, clock)
     for one in rows:
@@ -62,7 +55,8 @@ def rendered(width: int, *rows: dict[str, Any]) -> list[str]:
         tracker.add(one)
     stream = io.StringIO()
     console = Console(width=width, file=stream, color_system=None, force_terminal=True)
-    console.print(panel("r2d2 on recollect/PositionCartPole-v0, seed 1", tracker.figures(), width))
+    title = "r2d2 on recollect/PositionCartPole-v0, seed 1"
+    console.print(panel(title, tracker.figures(), width, 24, parts))
     return stream.getvalue().splitlines()
 
 
@@ -267,44 +261,77 @@ def test_a_run_that_overshoots_or_has_no_steps_is_done() -> None:
     assert "100%" in plain_line(Tracker(0, Clock()).figures())
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "-"),
-        (float("nan"), "-"),
-        (0.0, "0.00"),
-        (0.126, "0.13"),
-        (-9.999, "-10.0"),
-        (99.96, "100.0"),
-        (999.96, "1,000"),
-        (1234567.0, "1,234,567"),
-    ],
+PARTS = (
+    PartNow("replay", doing="waiting", rate=812.0, unit="items/s", queue=3, seen_seconds=0.1),
+    PartNow("learner", doing="working", busy=0.98, rate=5.12, unit="updates/s"),
+    PartNow("actor/0", doing="working", busy=0.75, rate=98.4, unit="steps/s", lag_updates=2.94),
+    PartNow("actor/1", doing="working", busy=0.5, rate=97.6, unit="steps/s", lag_updates=4.0),
 )
-def test_numbers_have_four_digits_or_so(value: float | None, text: str) -> None:
-    assert number(value) == text
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "-"),
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (99_960_000, "100 MB"),
-        (999_600_000, "1.0 GB"),
-        (28e9, "28.0 GB"),
-        (3e15, "3,000.0 TB"),
-    ],
-)
-def test_sizes_are_in_decimal_units(value: float | None, text: str) -> None:
-    assert size(value) == text
+def test_the_panel_shows_the_parts_below_the_figures() -> None:
+    lines = [line.rstrip() for line in rendered(80, *ROWS, parts=PARTS)]
+    assert lines[:7] == [line.rstrip() for line in rendered(80, *ROWS)][:7]
+    assert lines[7:] == [
+        "",
+        "part                  busy    rate            queue     lag",
+        "replay   waiting             812.0 items/s        3",
+        "learner  working       98%    5.12 updates/s",
+        "actor/0  working       75%    98.4 steps/s             2.94",
+        "actor/1  working       50%    97.6 steps/s             4.00",
+        "",
+    ]
 
 
-def test_what_is_not_whole_is_never_100_percent() -> None:
-    assert [percent(x) for x in (None, 0.0, 0.999, 1.0, 1.2)] == ["-", "0%", "99%", "100%", "100%"]
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+def test_a_panel_with_hundreds_of_parts_fits_a_terminal_of_24_lines(width: int) -> None:
+    many = [PartNow(f"actor/{n}", n % 2 == 0, "working", rate=1.0) for n in range(300)]
+    lines = rendered(width, *ROWS, parts=[*PARTS[:2], *many])
+    assert len(lines) <= 24
+    assert all(len(line.rstrip()) <= width for line in lines)
 
 
-def test_durations_read_like_a_clock() -> None:
-    seconds = (7, 59.6, 754, 3723, 2 * 86400 + 3 * 3600 + 4 * 60)
-    assert [duration(s) for s in seconds] == ["0:07", "1:00", "12:34", "1:02:03", "2 d 03:04"]
+def lines_on_parts(*looks: tuple[float, Sequence[PartNow] | None]) -> list[str]:
+    """What is written on parts into a pipe; of each look its second and what it is given."""
+    stream, clock = io.StringIO(), Clock()
+    with Progress(200_000, "a title", stream, every_seconds=10, clock=clock) as progress:
+        for second, parts in looks:
+            clock.now = second
+            progress.update(row(int(500 * second)), parts)
+            clock.now += 0.5
+            progress.update(row(int(500 * second) + 250))  # as rows of metrics come: without parts
+    return [line for line in stream.getvalue().splitlines() if line.startswith("parts")]
+
+
+def test_a_pipe_gets_a_line_on_the_parts_once_a_minute() -> None:
+    told = lines_on_parts(*((5.0 * look, PARTS) for look in range(25)))
+    assert told == [
+        "parts  4 alive   replay 812.0 items/s, queue 3   learner 5.12 updates/s"
+        "   actor/0..1 196.0 steps/s, lag 4.00"
+    ] * len(told)
+    assert len(told) == 3  # after 0, 60 and 120 seconds
+    assert lines_on_parts((0.0, None), (70.0, None), (140.0, ())) == []
+
+
+def test_a_pipe_hears_at_once_of_a_death_and_of_a_part_that_is_back() -> None:
+    dead = (*PARTS[:3], PartNow("actor/1", False, "dead: killed by signal 9"))
+    told = lines_on_parts((0, PARTS), (5, dead), (10, dead), (15, PARTS), (20, PARTS[:3]))
+    assert [" ".join(line.split()[1:4]) for line in told] == [
+        "4 alive replay",
+        "3 of 4",
+        "4 alive replay",
+    ]
+    assert told[1].endswith("   dead: actor/1 (killed by signal 9)")
+
+
+def test_a_terminal_gets_the_parts_in_its_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    with Progress(200_000, "a title", stream, clock=Clock()) as progress:
+        progress.update(row(20_000), PARTS)
+        progress.update(row(20_500))
+    last = stream.getvalue().rpartition("a title")[2]
+    assert "20,500 of 200,000 steps" in last
+    assert "actor/1" in last
+    assert "parts  " not in last
