@@ -92,8 +92,8 @@ def admitted(address: str, version: str) -> str:
     answer = knock(address, token)
     if answer.kind == "refused":
         raise ConfigError(
-            f"the cluster at {address} has another token than this process: {HOW} "
-            "with one and the same token"
+            f"the cluster at {address} has another token than this process: set RAY_AUTH_TOKEN "
+            "(or ~/.ray/auth_token) to the one with which its hosts ran `ray start`"
         )
     if answer.kind == "silent":
         raise ConfigError(f"the cluster at {address} stopped answering ({answer.text})")
@@ -121,6 +121,6 @@ def knock(address: str, token: str | None, seconds: float = SECONDS) -> Answer:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return Answer("silent", f"nothing heard in {seconds:g} s")
             why = (error.details() or error.code().name).rpartition(": ")[2]
-            return Answer("silent", " ".join(why.split()))
+            return Answer("silent", " ".join(why.split()).rstrip("]"))
     found = VERSION.search(reply)
     return Answer("let in", found[1].decode("ascii") if found else "of an unknown version")

@@ -9,21 +9,23 @@ The variable RAY_ADDRESS is not consulted: an address is what a run says it is.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import re
 import secrets
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recollect.runtime import placing
+from recollect.runtime import guard, placing
 from recollect.runtime.joining import admitted
 from recollect.runtime.session import environment, private_folder, replaced
 from recollect.runtime.sockets import CannotLookError, born, listeners, refuse_open, tree
@@ -34,6 +36,7 @@ LOWEST, BELOW = (2, 59), (2, 61)
 SMALLEST_STORE = 75 * 2**20
 SECONDS_TO_END = 5.0
 LAST_WORDS = 4_000  # bytes
+COMPLAINTS = 20
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,18 @@ class Cluster:
     Attributes:
         address: HOST:PORT of its head.
         folder: where Ray writes, if the cluster is our own; gone once it is closed.
+        complaints: the last that Ray had to say to people: of a part that died, of memory.
     """
 
-    def __init__(self, address: str, folder: Path | None, opened: contextlib.ExitStack) -> None:
-        self.address, self.folder, self._opened = address, folder, opened
+    def __init__(
+        self,
+        address: str,
+        folder: Path | None,
+        opened: contextlib.ExitStack,
+        complaints: deque[str],
+    ) -> None:
+        self.address, self.folder, self.complaints = address, folder, complaints
+        self._opened = opened
 
     @classmethod
     def local(
@@ -87,10 +98,9 @@ class Cluster:
             # Linux ends the children that are to die with us when the *thread* ends that made them.
             raise RuntimeError("open a local cluster in the main thread: it ends with its thread")
         if object_store_bytes is not None and object_store_bytes < SMALLEST_STORE:
-            raise ConfigError(
-                f"object_store_bytes {object_store_bytes:,} is too small: at least {SMALLEST_STORE:,}"
-            )
-        ray = load()
+            wanted = f"at least {SMALLEST_STORE:,}"
+            raise ConfigError(f"object_store_bytes {object_store_bytes:,} is too few: {wanted}")
+        ray = _unused()
         with contextlib.ExitStack() as opened:
             folder = opened.enter_context(private_folder())
             opened.enter_context(_token(secrets.token_hex(32)))
@@ -99,6 +109,8 @@ class Cluster:
             opened.enter_context(replaced(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False))
             # No worker before a part wants one: parts come with variables that it would not have.
             opened.enter_context(environment({"RAY_prestart_worker_first_driver": "0"}))
+            complaints = opened.enter_context(_complaints(ray))
+            opened.enter_context(_guarded(ray, folder))
             opened.enter_context(_ends_with_us(ray))
             before = _seen(listeners, [os.getpid()])
             context = _init(
@@ -110,7 +122,7 @@ class Cluster:
                 include_dashboard=False,
                 _temp_dir=str(folder / "r"),  # not the folder itself: Ray opens it to everybody
             )
-            cluster = cls(context.address_info["gcs_address"], folder, opened)
+            cluster = cls(context.address_info["gcs_address"], folder, opened, complaints)
             cluster.look_at_sockets(before or [])
             cluster._opened = opened.pop_all()
         return cluster
@@ -127,7 +139,7 @@ class Cluster:
             ConfigError: within some 2 s: nobody answers; it has no token, or one that is not ours;
                 another version of Ray or Python; no host of it is this one.
         """
-        ray = load()
+        ray = _unused()
         with contextlib.ExitStack() as opened:
             opened.enter_context(_token(admitted(address, ray.__version__)))
             services, gcs = ray._private.services, ray._raylet.GcsClient(address=address)
@@ -138,13 +150,14 @@ class Cluster:
                     f"this machine is no host of the cluster at {address}: run "
                     f"`ray start --address={address}` here, or start the run on one of its hosts"
                 ) from error
+            complaints = opened.enter_context(_complaints(ray))
             opened.callback(ray.shutdown)
             try:
                 _init(ray, address=address)
             except (ConnectionError, RuntimeError) as error:
                 why = " ".join(str(error).split())
                 raise ConfigError(f"the cluster at {address} cannot be joined: {why}") from error
-            return cls(address, None, opened.pop_all())
+            return cls(address, None, opened.pop_all(), complaints)
 
     def __enter__(self) -> Cluster:
         return self
@@ -204,24 +217,28 @@ def load() -> Any:
     return ray
 
 
-def _init(ray: Any, **how: Any) -> Any:
-    """`ray.init`, quietly, with our signals left as they are and its processes kept from them."""
+def _unused() -> Any:
+    """Ray, if this process is not in a cluster already."""
+    ray = load()
     if ray.is_initialized():
         raise ConfigError("this process uses Ray already: call ray.shutdown() first")
-    services, utils = ray._private.services, ray._private.utils
-    # A session of their own: what a terminal or a scheduler sends to our group is for us alone.
-    popen = functools.partial(services.ConsolePopen, start_new_session=True)
-    with (
-        replaced(services, "ConsolePopen", popen),
-        replaced(utils, "set_sigterm_handler", lambda handler: None),
-    ):
-        return ray.init(
+    return ray
+
+
+def _init(ray: Any, **how: Any) -> Any:
+    """`ray.init`, quietly, with our signals left as they are."""
+    with replaced(ray._private.utils, "set_sigterm_handler", lambda handler: None):
+        context = ray.init(
             log_to_driver=False,
             configure_logging=False,
             logging_level=logging.WARNING,
             _skip_env_hook=True,
             **how,
         )
+    if threading.current_thread() is threading.main_thread():
+        # Below Python's handler Ray put one that prints a trace; this puts Python's on top again.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    return context
 
 
 @contextlib.contextmanager
@@ -239,6 +256,50 @@ def _token(token: str) -> Iterator[None]:
         stack.enter_context(environment({**values, "RAY_USAGE_STATS_ENABLED": "0"}))
         read_again()
         yield
+
+
+@contextlib.contextmanager
+def _complaints(ray: Any) -> Iterator[deque[str]]:
+    """What Ray would print on our stdout."""
+    kept: deque[str] = deque(maxlen=COMPLAINTS)
+
+    def keep(data: dict[str, Any], **_: Any) -> None:
+        kept.extend(map(str, data["lines"]))
+
+    with replaced(ray._private.worker, "print_to_stdstream", keep):
+        yield kept
+
+
+@contextlib.contextmanager
+def _guarded(ray: Any, folder: Path) -> Iterator[None]:
+    """Ray's daemons get sessions of their own, and a guard knows these, should we be killed.
+
+    So what a terminal or a scheduler sends to our process group is for us alone.
+    """
+    words = [sys.executable, "-I", "-S", guard.__file__, str(folder)]
+    nothing = subprocess.DEVNULL
+    services = ray._private.services
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True
+    ) as process:
+        assert process.stdin is not None
+        told = process.stdin
+
+        def tell(word: object) -> None:
+            with contextlib.suppress(BrokenPipeError):
+                told.write(f"{word}\n".encode())
+                told.flush()
+
+        inner = services.ConsolePopen
+
+        def popen(*args: Any, **more: Any) -> Any:
+            started = inner(*args, start_new_session=True, **more)
+            tell(started.pid)
+            return started
+
+        with replaced(services, "ConsolePopen", popen):
+            yield
+        tell(guard.DONE)
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def _locked(lock: int) -> bool:
 
 @contextlib.contextmanager
 def environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """These variables of this process and of what it starts; None takes one away. Put back after."""
+    """Inside, this process and what it starts have these variables; None takes one away."""
     before = {name: os.environ.get(name) for name in values}
     try:
         _set(values)
