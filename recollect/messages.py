@@ -16,7 +16,14 @@ DEADLINE = 120.0
 
 
 class PartLostError(RuntimeError):
-    """A part has died, or cannot be reached."""
+    """A part has died, or cannot be reached; `part` is its name, as far as that is known."""
+
+    def __init__(self, why: str, part: str = "") -> None:
+        super().__init__(why, part)
+        self.part = part
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class PartSilentError(PartLostError):

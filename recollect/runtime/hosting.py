@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from recollect.agents.evaluating import InterruptedEvaluation
 from recollect.envs import calls
 from recollect.machine import keep_memory
 from recollect.messages import DEADLINE, Handle, PartSilentError
@@ -91,7 +90,7 @@ class Host:
         clients: Mapping[str, Callable[[Sequence[Handle]], Any]],
         setting: Setting,
     ) -> None:
-        _settle(setting)
+        _settle(setting, part.role.worker)
         self.name, self._role = part.name, part.role
         self._warned: list[str] = []
         _hear_warnings(self._warned)
@@ -163,7 +162,12 @@ class Host:
     def _turn(self) -> float:
         """One turn; the seconds it took."""
         begin = time.monotonic()
-        with suppress(InterruptedEvaluation):
+        if self._role.long:
+            from recollect.agents.evaluating import InterruptedEvaluation
+
+            with suppress(InterruptedEvaluation):
+                self.part.step()
+        else:
             self.part.step()
         return time.monotonic() - begin
 
@@ -292,19 +296,21 @@ def _put_back(tree: Any, place: str, given: Mapping[str, tuple[list[int], list[A
     return tree
 
 
-def _settle(setting: Setting) -> None:
-    """Make this process one in which a part can live."""
+def _settle(setting: Setting, computes: bool) -> None:
+    """Make this process one in which a part can live; torch is loaded for those that compute."""
     if os.path.isdir(setting.folder):
         os.chdir(setting.folder)
     sys.path[:] = [*dict.fromkeys([*sys.path, *setting.paths])]
+    random.seed(setting.seed)
+    np.random.seed(setting.seed % 2**32)
+    if not computes:
+        return
     import torch
 
     torch.set_num_threads(setting.threads)
+    torch.manual_seed(setting.seed)
     if setting.images:
         keep_memory()
-    random.seed(setting.seed)
-    np.random.seed(setting.seed % 2**32)
-    torch.manual_seed(setting.seed)
 
 
 def _hear_warnings(kept: list[str]) -> None:

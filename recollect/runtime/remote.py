@@ -288,8 +288,9 @@ class Remote:
         try:
             yield
         except PartLostError as error:
+            name = error.part or name  # it may be another one that this one asked
             self._dead[name] = str(error)
-            raise type(error)(f"{self._called(name)}: {error}") from error
+            raise type(error)(f"{self._called(name)}: {error}", name) from error
 
     def _called(self, name: str) -> str:
         who = getattr(self, "_who", {}).get(name)

@@ -26,38 +26,53 @@ PLACE_SECONDS = 30.0
 class _Answer:
     """A Ray object as a `Pending`."""
 
-    def __init__(self, ref: Any) -> None:
-        self.ref = ref
+    def __init__(self, ref: Any, name: str) -> None:
+        self.ref, self._name = ref, name
 
     def ready(self) -> bool:
         return bool(opening.load().wait([self.ref], timeout=0, fetch_local=False)[0])
 
     def result(self, seconds: float = DEADLINE) -> Any:
-        return _fetched(self.ref, time.monotonic() + seconds)
+        return _fetched(self.ref, time.monotonic() + seconds, self._name)
 
 
-def _fetched(ref: Any, end: float) -> Any:
+def _fetched(ref: Any, end: float, name: str) -> Any:
     ray = opening.load()
     try:
         answer = ray.get(ref, timeout=max(0.0, end - time.monotonic()))
     except ray.exceptions.GetTimeoutError as error:
-        raise PartSilentError("it did not answer in time") from error
+        raise PartSilentError("it did not answer in time", name) from error
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, Exception):
             raise cause from None
         raise
     except ray.exceptions.RayError as error:  # it died, or the owner of what it sent
-        raise PartLostError(" ".join(str(error).split())[:300]) from None
-    return _unshared(answer, end, ray.ObjectRef)
+        raise PartLostError(_why(error), name) from None
+    return _unshared(answer, end, name)
 
 
-def _unshared(answer: Any, end: float, reference: type) -> Any:
-    if isinstance(answer, reference):
-        return _fetched(answer, end)
+def _unshared(answer: Any, end: float, name: str) -> Any:
+    """What is `Shared` comes as a reference, itself or in a tuple."""
+    if isinstance(answer, opening.load().ObjectRef):
+        return _fetched(answer, end, name)
     if type(answer) is tuple:
-        return tuple(_unshared(each, end, reference) for each in answer)
+        return tuple(_unshared(each, end, name) for each in answer)
     return answer
+
+
+def _why(error: Exception) -> str:
+    """Ray's words on a death, without its numbers."""
+    text = " ".join(str(error).split())
+    for sign, said in (
+        ("worker process has died", "its process has died"),
+        ("node", "its node has died or is cut off"),
+        ("Owner", "what it sent was lost with it"),
+    ):
+        if sign in text:
+            exit_detail = text.partition("exit detail: ")[2].partition(". ")[0]
+            return said + (f": {exit_detail}" if exit_detail else "")
+    return text[:200]
 
 
 class _Handle:
@@ -69,7 +84,7 @@ class _Handle:
         self.name, self._actor = name, actor
 
     def ask(self, method: str, *arguments: Any) -> Pending:
-        return _Answer(self._actor.ask.remote(method, *arguments))
+        return _Answer(self._actor.ask.remote(method, *arguments), self.name)
 
 
 class _Actor:
@@ -170,8 +185,9 @@ class RayTransport:
         """Ask a part's host."""
         actor = self._actors[name]
         if method == "slice":
-            return _Answer(actor.slice.options(concurrency_group="turns").remote(*arguments))
-        return _Answer(actor.control.remote(method, *arguments))
+            turns = actor.slice.options(concurrency_group="turns")
+            return _Answer(turns.remote(*arguments), name)
+        return _Answer(actor.control.remote(method, *arguments), name)
 
     def wait(self, answers: Sequence[Pending], seconds: float) -> None:
         """Wait for one of these."""
