@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recollect.runtime.joining import SECONDS
-from tests.runtime.namespaces import Hosts, RunningCluster, three_hosts
+from tests.runtime.namespaces import RunningCluster, three_hosts
 
 pytest.importorskip("ray")
 
@@ -38,14 +38,8 @@ except ConfigError as error:
 
 
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[Hosts]:
-    with three_hosts() as hosts:
-        yield hosts
-
-
-@pytest.fixture(scope="module")
-def cluster(hosts: Hosts) -> Iterator[RunningCluster]:
-    with hosts.cluster() as cluster:
+def cluster() -> Iterator[RunningCluster]:
+    with three_hosts() as hosts, hosts.cluster() as cluster:
         yield cluster
 
 
@@ -87,9 +81,7 @@ def test_where_nobody_is_it_is_said_at_once(cluster: RunningCluster) -> None:
     assert f"no Ray cluster answers at {nobody}" in refused(joined(cluster, nobody))
 
 
-@pytest.mark.slow
-def test_a_cluster_without_a_token_is_refused_at_once(hosts: Hosts) -> None:
-    """After the others: it takes the hosts for itself."""
-    with hosts.cluster(token=None, only_head=True) as cluster:
+def test_a_cluster_without_a_token_is_refused_at_once() -> None:
+    with three_hosts() as hosts, hosts.cluster(token=None, only_head=True) as cluster:
         assert "lets in anybody, without a token" in refused(joined(cluster))
         assert "lets in anybody" in refused(joined(cluster, RAY_AUTH_TOKEN="00" * 32))
