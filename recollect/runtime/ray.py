@@ -52,7 +52,7 @@ class Cluster:
     def local(
         cls, cpus: int, object_store_bytes: int | None = None, gpus: int | None = None
     ) -> Cluster:
-        """Start one for this process alone: 2 to 5 s, 360 MB and 1.5% of a core when idle.
+        """Start one for this process alone: 2 to 5 s, 290 MB and 1.5% of a core when idle.
 
         Args:
             cpus: how many Ray counts; nothing is bound to them.

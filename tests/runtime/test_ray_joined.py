@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,12 +36,6 @@ except ConfigError as error:
 """
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RunningCluster]:
-    with three_hosts() as hosts, hosts.cluster() as cluster:
-        yield cluster
-
-
 def joined(cluster: RunningCluster, address: str = "", **variables: str) -> dict[str, Any]:
     """What a driver says that runs beside the head, with these variables of the environment."""
     words = [sys.executable, "-W", "error", "-c", JOIN, address or cluster.address]
@@ -60,25 +53,21 @@ def refused(said: dict[str, Any]) -> str:
     return str(said["error"])
 
 
-def test_all_three_nodes_are_seen_and_hold_parts(cluster: RunningCluster) -> None:
-    # Also where the variable that Ray wants is not set, for a token is there.
-    said = joined(cluster, RAY_AUTH_MODE="disabled")
-    wanted = {
-        host.address: [True, 1.0, 80_000_000, {f"host{number}": 1.0}]
-        for number, host in enumerate(cluster.hosts)
-    }
-    assert said["nodes"] == wanted
-    assert sorted(said["hosts"]) == sorted(wanted)
-
-
-def test_a_wrong_and_a_missing_token_are_refused_at_once(cluster: RunningCluster) -> None:
-    assert "has another token" in refused(joined(cluster, RAY_AUTH_TOKEN="00" * 32))
-    assert "wants a token and none is set here" in refused(joined(cluster, RAY_AUTH_TOKEN=""))
-
-
-def test_where_nobody_is_it_is_said_at_once(cluster: RunningCluster) -> None:
-    nobody = f"{cluster.hosts[1].address}:{6379}"
-    assert f"no Ray cluster answers at {nobody}" in refused(joined(cluster, nobody))
+def test_three_nodes_are_joined_with_their_token_and_refused_at_once_without() -> None:
+    """One test, for one start."""
+    with three_hosts() as hosts, hosts.cluster() as cluster:
+        # Also where the variable that Ray wants says otherwise: there is a token.
+        said = joined(cluster, RAY_AUTH_MODE="disabled")
+        wanted = {
+            host.address: [True, 1.0, 80_000_000, {f"host{number}": 1.0}]
+            for number, host in enumerate(cluster.hosts)
+        }
+        assert said["nodes"] == wanted
+        assert sorted(said["hosts"]) == sorted(wanted)
+        assert "has another token" in refused(joined(cluster, RAY_AUTH_TOKEN="00" * 32))
+        assert "wants a token and none is set here" in refused(joined(cluster, RAY_AUTH_TOKEN=""))
+        nobody = f"{cluster.hosts[1].address}:6379"
+        assert f"no Ray cluster answers at {nobody}" in refused(joined(cluster, nobody))
 
 
 def test_a_cluster_without_a_token_is_refused_at_once() -> None:
