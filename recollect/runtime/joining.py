@@ -109,8 +109,8 @@ def knock(address: str, token: str | None, seconds: float = SECONDS) -> Answer:
     """Call a cluster's head once, with a token or without."""
     import grpc
 
-    # As Ray does, past any proxy.
-    options = [("grpc.enable_http_proxy", 0)]
+    # Past any proxy, as Ray does, and on a connection of this call's own.
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     metadata = [("authorization", f"Bearer {token}")] if token else None
     with grpc.insecure_channel(address, options=options) as channel:
         try:

@@ -9,56 +9,29 @@ The variable RAY_ADDRESS is not consulted: an address is what a run says it is.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import secrets
-import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recollect.runtime import guard, placing
 from recollect.runtime.joining import admitted
+from recollect.runtime.opening import Node, complaints, ends_with_us, initialise, node, token
 from recollect.runtime.session import environment, private_folder, replaced
-from recollect.runtime.sockets import CannotLookError, born, listeners, refuse_open, tree
+from recollect.runtime.sockets import CannotLookError, Listener, listeners, refuse_open, tree
 from recollect.types import ConfigError
 
 LOWEST, BELOW = (2, 59), (2, 61)
 """Ray's versions whose doors and signals were looked at: `Cluster.local` knows their insides."""
 SMALLEST_STORE = 75 * 2**20
-SECONDS_TO_END = 5.0
 LAST_WORDS = 4_000  # bytes
-COMPLAINTS = 20
-
-
-@dataclass(frozen=True)
-class Node:
-    """One machine of a cluster, or one that was: what it has in all, not what is free.
-
-    Attributes:
-        address: its IP address.
-        cpus, gpus: as Ray counts them, which may differ from what is there.
-        memory: bytes for parts.
-        store: bytes of its object store, in shared memory.
-        custom: what `ray start --resources` named.
-    """
-
-    id: str
-    address: str
-    alive: bool
-    cpus: float
-    gpus: float
-    memory: int
-    store: int
-    custom: dict[str, float]
 
 
 class Cluster:
@@ -70,21 +43,16 @@ class Cluster:
         complaints: the last that Ray had to say to people: of a part that died, of memory.
     """
 
-    def __init__(
-        self,
-        address: str,
-        folder: Path | None,
-        opened: contextlib.ExitStack,
-        complaints: deque[str],
-    ) -> None:
+    def __init__(self, address: str, folder: Path | None, complaints: deque[str]) -> None:
         self.address, self.folder, self.complaints = address, folder, complaints
-        self._opened = opened
+        self._opened = contextlib.ExitStack()
+        self._known: list[Listener] = []
 
     @classmethod
     def local(
         cls, cpus: int, object_store_bytes: int | None = None, gpus: int | None = None
     ) -> Cluster:
-        """Start one for this process alone: 2 to 5 s, 360 MB and 1.5% of a core when idle.
+        """Start one for this process alone: 2 to 5 s, 290 MB and 1.5% of a core when idle.
 
         Args:
             cpus: how many Ray counts; nothing is bound to them.
@@ -103,17 +71,19 @@ class Cluster:
         ray = _unused()
         with contextlib.ExitStack() as opened:
             folder = opened.enter_context(private_folder())
-            opened.enter_context(_token(secrets.token_hex(32)))
+            opened.enter_context(token(ray, secrets.token_hex(32)))
             # Ray's own switch for desktops: its addresses are 127.0.0.1, here and in its processes.
             opened.enter_context(environment({"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}))
             opened.enter_context(replaced(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False))
             # No worker before a part wants one: parts come with variables that it would not have.
             opened.enter_context(environment({"RAY_prestart_worker_first_driver": "0"}))
-            complaints = opened.enter_context(_complaints(ray))
-            opened.enter_context(_guarded(ray, folder))
-            opened.enter_context(_ends_with_us(ray))
-            before = _seen(listeners, [os.getpid()])
-            context = _init(
+            said = opened.enter_context(complaints(ray))
+            daemons = opened.enter_context(_guarded(ray, folder))
+            opened.enter_context(ends_with_us(ray, daemons))
+            known = []
+            with contextlib.suppress(CannotLookError):
+                known = listeners(tree(os.getpid()))
+            context = initialise(
                 ray,
                 address="local",
                 num_cpus=cpus,
@@ -122,8 +92,9 @@ class Cluster:
                 include_dashboard=False,
                 _temp_dir=str(folder / "r"),  # not the folder itself: Ray opens it to everybody
             )
-            cluster = cls(context.address_info["gcs_address"], folder, opened, complaints)
-            cluster.look_at_sockets(before or [])
+            cluster = cls(context.address_info["gcs_address"], folder, said)
+            cluster._known = known
+            cluster.look_at_sockets()
             cluster._opened = opened.pop_all()
         return cluster
 
@@ -141,7 +112,7 @@ class Cluster:
         """
         ray = _unused()
         with contextlib.ExitStack() as opened:
-            opened.enter_context(_token(admitted(address, ray.__version__)))
+            opened.enter_context(token(ray, admitted(address, ray.__version__)))
             services, gcs = ray._private.services, ray._raylet.GcsClient(address=address)
             try:
                 services.get_node_to_connect_for_driver(gcs, timeout_seconds=1.5)
@@ -150,14 +121,16 @@ class Cluster:
                     f"this machine is no host of the cluster at {address}: run "
                     f"`ray start --address={address}` here, or start the run on one of its hosts"
                 ) from error
-            complaints = opened.enter_context(_complaints(ray))
+            said = opened.enter_context(complaints(ray))
             opened.callback(ray.shutdown)
             try:
-                _init(ray, address=address)
+                initialise(ray, address=address)
             except (ConnectionError, RuntimeError) as error:
                 why = " ".join(str(error).split())
                 raise ConfigError(f"the cluster at {address} cannot be joined: {why}") from error
-            return cls(address, None, opened.pop_all(), complaints)
+            cluster = cls(address, None, said)
+            cluster._opened = opened.pop_all()
+        return cluster
 
     def __enter__(self) -> Cluster:
         return self
@@ -171,28 +144,34 @@ class Cluster:
 
     def nodes(self) -> list[Node]:
         """Its machines, those included that died."""
-        return [_node(entry) for entry in load().nodes()]
+        return [node(entry) for entry in load().nodes()]
 
     def free(self) -> list[placing.Node]:
         """What of its living machines is free, by Ray's names."""
-        state = load()._private.state.state
-        free = state.available_resources_per_node()
+        free = load()._private.state.state.available_resources_per_node()
         return [
             placing.Node(node.address, free.get(node.id, {})) for node in self.nodes() if node.alive
         ]
 
-    def look_at_sockets(self, known: Any = ()) -> None:
-        """Raise OpenSocketError if a process of a cluster of our own lets others in."""
+    def look_at_sockets(self) -> None:
+        """Look whether this process, or one below it, lets others in since the cluster was opened.
+
+        `local` does; parts come later. Where nobody can tell there is a warning instead.
+
+        Raises:
+            OpenSocketError: one does, in a cluster of our own.
+        """
         if self.folder is not None:
             try:
-                refuse_open(tree(os.getpid()), known)
+                refuse_open(tree(os.getpid()), self._known)
             except CannotLookError as error:
                 warnings.warn(f"the cluster's sockets were not looked at: {error}", stacklevel=2)
 
     def last_words(self, pid: int) -> str:
         """The end of what a part's process wrote to stderr, in a cluster of our own; else empty."""
-        for path in (self.folder or Path()).glob(f"r/session_2*/logs/worker-*-{pid}.err"):
-            return path.read_bytes()[-LAST_WORDS:].decode(errors="replace").strip()
+        if self.folder is not None:
+            for path in self.folder.glob(f"r/session_2*/logs/worker-*-{pid}.err"):
+                return path.read_bytes()[-LAST_WORDS:].decode(errors="replace").strip()
         return ""
 
 
@@ -225,124 +204,36 @@ def _unused() -> Any:
     return ray
 
 
-def _init(ray: Any, **how: Any) -> Any:
-    """`ray.init`, quietly, with our signals left as they are."""
-    with replaced(ray._private.utils, "set_sigterm_handler", lambda handler: None):
-        context = ray.init(
-            log_to_driver=False,
-            configure_logging=False,
-            logging_level=logging.WARNING,
-            _skip_env_hook=True,
-            **how,
-        )
-    if threading.current_thread() is threading.main_thread():
-        # Below Python's handler Ray put one that prints a trace; this puts Python's on top again.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-    return context
-
-
 @contextlib.contextmanager
-def _token(token: str) -> Iterator[None]:
-    """Ray in this process, and what it starts, has this token, and sends no word home."""
-    raylet = load()._raylet
-
-    def read_again() -> None:  # in this order: a thread of Ray's may ask in between
-        raylet.Config.initialize("")
-        raylet.AuthenticationTokenLoader.instance().reset_cache()
-
-    with contextlib.ExitStack() as stack:
-        stack.callback(read_again)
-        values = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_AUTH_TOKEN_PATH": None}
-        stack.enter_context(environment({**values, "RAY_USAGE_STATS_ENABLED": "0"}))
-        read_again()
-        yield
-
-
-@contextlib.contextmanager
-def _complaints(ray: Any) -> Iterator[deque[str]]:
-    """What Ray would print on our stdout."""
-    kept: deque[str] = deque(maxlen=COMPLAINTS)
-
-    def keep(data: dict[str, Any], **_: Any) -> None:
-        kept.extend(map(str, data["lines"]))
-
-    with replaced(ray._private.worker, "print_to_stdstream", keep):
-        yield kept
-
-
-@contextlib.contextmanager
-def _guarded(ray: Any, folder: Path) -> Iterator[None]:
+def _guarded(ray: Any, folder: Path) -> Iterator[list[int]]:
     """Ray's daemons get sessions of their own, and a guard knows these, should we be killed.
 
-    So what a terminal or a scheduler sends to our process group is for us alone.
+    So what a terminal or a scheduler sends to our process group is for us alone. Gives the numbers
+    of the daemons, also those yet to come.
     """
     words = [sys.executable, "-I", "-S", guard.__file__, str(folder)]
-    nothing = subprocess.DEVNULL
+    streams: dict[str, Any] = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    streams |= {"stdin": subprocess.PIPE, "bufsize": 0, "start_new_session": True}
     services = ray._private.services
-    with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True
-    ) as process:
+    daemons: list[int] = []
+    console_popen = services.ConsolePopen
+    with subprocess.Popen(words, **streams) as process:
         assert process.stdin is not None
         told = process.stdin
 
         def tell(word: object) -> None:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(BrokenPipeError):  # somebody ended the guard
                 told.write(f"{word}\n".encode())
-                told.flush()
-
-        inner = services.ConsolePopen
 
         def popen(*args: Any, **more: Any) -> Any:
-            started = inner(*args, start_new_session=True, **more)
+            started = console_popen(*args, start_new_session=True, **more)
+            daemons.append(started.pid)
             tell(started.pid)
             return started
 
         with replaced(services, "ConsolePopen", popen):
-            yield
+            yield daemons
         tell(guard.DONE)
-
-
-@contextlib.contextmanager
-def _ends_with_us(ray: Any) -> Iterator[None]:
-    """Shut Ray down at the end and wait until every process that it started inside is gone."""
-    before = _seen(tree, os.getpid()) or set()
-    try:
-        yield
-    finally:
-        ours = {pid: born(pid) for pid in (_seen(tree, os.getpid()) or set()) - before}
-        ray.shutdown()
-        deadline = time.monotonic() + SECONDS_TO_END
-        while left := [pid for pid, when in ours.items() if when and born(pid) == when]:
-            if time.monotonic() > deadline:
-                for pid in left:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-                break
-            time.sleep(0.02)
-
-
-def _seen(look: Any, at: Any) -> Any:
-    """What `look(at)` gives; None where nobody can tell."""
-    try:
-        return look(at)
-    except CannotLookError:
-        return None
-
-
-def _node(entry: dict[str, Any]) -> Node:
-    given = dict(entry["Resources"])
-    amounts = [given.pop(name, 0.0) for name in ("CPU", "GPU", "memory", "object_store_memory")]
-    own = ("node:", "accelerator_type:")
-    return Node(
-        id=entry["NodeID"],
-        address=entry["NodeManagerAddress"],
-        alive=entry["Alive"],
-        cpus=amounts[0],
-        gpus=amounts[1],
-        memory=int(amounts[2]),
-        store=int(amounts[3]),
-        custom={name: value for name, value in given.items() if not name.startswith(own)},
-    )
 
 
 def packed(what: Any) -> bytes:

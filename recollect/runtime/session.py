@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ PREFIX = "recollect-ray-"
 LONGEST = 18
 """Characters of the folder above: Unix sockets are named in it, and their names end at 107."""
 LOCK = "lock"
+SECONDS_WITHOUT_LOCK = 600.0
 
 
 @contextlib.contextmanager
@@ -43,9 +46,15 @@ def sweep(above: Path) -> None:
     """Remove the private folders in this one whose owners are dead."""
     for folder in above.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            about = folder.lstat()
+            if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
                 continue
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                lock = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:  # being made, or made anew by one that outlived its owner
+                if time.time() - about.st_mtime > SECONDS_WITHOUT_LOCK:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
             try:
                 if _locked(lock):
                     shutil.rmtree(folder, ignore_errors=True)

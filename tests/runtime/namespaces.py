@@ -17,6 +17,7 @@ says why. All is removed at the end, also what a run that was killed left behind
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -37,6 +38,7 @@ PREFIX = "recollect-test-"
 TOKEN = "5ca1ab1e" * 8
 STORE_BYTES = 80_000_000
 PORT = 6379
+NUMBERS = itertools.count()
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
@@ -133,8 +135,9 @@ def three_hosts() -> Iterator[Hosts]:
     if not _ip():
         pytest.skip("network namespaces need the command `ip`")
     _sweep()
-    switch = f"{PREFIX}{os.getpid()}-switch"
-    hosts = tuple(Host(f"{PREFIX}{os.getpid()}-{n}", f"10.77.0.{n}") for n in (1, 2, 3))
+    name = f"{PREFIX}{os.getpid()}-{next(NUMBERS)}"
+    switch = f"{name}-switch"
+    hosts = tuple(Host(f"{name}-{n}", f"10.77.0.{n}") for n in (1, 2, 3))
     names = [switch, *(host.namespace for host in hosts)]
     try:
         try:

@@ -53,7 +53,9 @@ with Cluster.local(1, {STORE}) as cluster:
 
 OPEN_DOORS = f"""
 import os, tempfile
+from recollect.runtime import ray as runtime
 from recollect.runtime.sockets import OpenSocketError, tree
+
 inner, folders = runtime.replaced, []
 
 def all_but_the_switch(owner, name, value):
@@ -117,14 +119,14 @@ def gone(pids: dict[int, str], seconds: float = 10) -> bool:
 
 def test_every_socket_of_the_tree_is_on_loopback(cluster: Cluster) -> None:
     """S1."""
-    mine = load().get(part().number.remote())
+    one = part()  # Ray ends it when nobody holds it any more
+    mine = load().get(one.number.remote())
     processes = tree(os.getpid())
     assert mine in processes
     found = listeners(processes)
-    names = {one.process for one in found}
-    assert {"gcs_server", "raylet"} <= names
-    assert mine in {one.pid for one in found}
-    assert [str(one) for one in found if one.open_to_others] == []
+    assert {"gcs_server", "raylet"} <= {listener.process for listener in found}
+    assert mine in {listener.pid for listener in found}
+    assert [str(listener) for listener in found if listener.open_to_others] == []
     assert cluster.address.startswith("127.0.0.1:")
 
 
@@ -139,13 +141,14 @@ def test_a_part_that_opens_a_door_is_named(cluster: Cluster) -> None:
         process.stdout.readline()
         with pytest.raises(OpenSocketError, match=rf"process {process.pid} .*0\.0\.0\.0:\d+"):
             cluster.look_at_sockets()
-        cluster.look_at_sockets(listeners([process.pid]))
         process.kill()
+    cluster.look_at_sockets()
 
 
 def test_a_random_token_is_on_and_nothing_is_sent_home(cluster: Cluster) -> None:
     """S1, S2."""
-    variables = load().get(part().variables.remote())
+    one = part()
+    variables = load().get(one.variables.remote())
     assert variables["RAY_AUTH_MODE"] == "token"
     assert len(variables["RAY_AUTH_TOKEN"]) == 64
     assert variables["RAY_USAGE_STATS_ENABLED"] == "0"
@@ -248,14 +251,18 @@ def test_a_driver_that_is_killed_leaves_nothing(home: Path) -> None:
     assert gone(said["pids"])
     left = {path for path in SHARED_MEMORY.iterdir() if "plasma" in path.name} - shared
     assert left == set()
-    assert Path(said["folder"]).exists()
-    with private_folder():  # the next start
-        assert not Path(said["folder"]).exists()
+    deadline = time.monotonic() + 10
+    while Path(said["folder"]).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_cluster_that_lets_others_in_is_ended(home: Path) -> None:
     """S1. Ray as it is without its switch for desktops."""
-    process = commanded.python(["-W", "error", "-c", OPEN_DOORS])
+    # The cluster that these tests share set the switch for all that this process starts.
+    switch = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    variables = {k: v for k, v in commanded.environment().items() if k != switch}
+    process = commanded.python(["-W", "error", "-c", OPEN_DOORS], env=variables)
     out, error = process.communicate(timeout=60)
     assert re.fullmatch(r"process \d+ \(.+\) listens on .+:\d+, where .*\n\[\] 1\n", out), (
         out,

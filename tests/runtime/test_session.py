@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,6 +80,15 @@ def test_a_sweep_leaves_what_is_not_plainly_ours(above: Path) -> None:
     sweep(above)
     assert len(list(above.iterdir())) == 3
     assert (other / session.LOCK).exists()
+
+
+def test_a_folder_without_a_lock_is_removed_when_it_is_old(above: Path) -> None:
+    (above / "recollect-ray-old").mkdir()
+    (above / "recollect-ray-new").mkdir()
+    long_ago = time.time() - session.SECONDS_WITHOUT_LOCK - 1
+    os.utime(above / "recollect-ray-old", (long_ago, long_ago))
+    sweep(above)
+    assert [path.name for path in above.iterdir()] == ["recollect-ray-new"]
 
 
 def test_a_long_folder_of_the_system_is_passed_by(
