@@ -8,7 +8,6 @@ how it stands, can be saved, and can be stopped. A service has one.
 from __future__ import annotations
 
 import os
-import platform
 import random
 import sys
 import threading
@@ -81,6 +80,7 @@ class Host:
         held: handles of what it holds, by argument.
         clients: what makes of these what the part gets, by argument.
         setting: where it finds itself.
+        address: of its host, where that is not the driver's.
     """
 
     def __init__(
@@ -89,9 +89,10 @@ class Host:
         held: Mapping[str, Sequence[Handle]],
         clients: Mapping[str, Callable[[Sequence[Handle]], Any]],
         setting: Setting,
+        address: str = "",
     ) -> None:
         _settle(setting, part.role.worker)
-        self.name, self._role = part.name, part.role
+        self.name, self._role, self.address = part.name, part.role, address
         self._warned: list[str] = []
         _hear_warnings(self._warned)
         self._clients = {a: clients[a](handles) for a, handles in held.items()}
@@ -172,8 +173,11 @@ class Host:
         return time.monotonic() - begin
 
     def _send(self) -> None:
-        for client in self._clients.values():
-            client.send()
+        """Send what waits to be sent, unless somebody holds the part, who sends it himself."""
+        with self._between_turns(0.0) as mine:
+            if mine:
+                for client in self._clients.values():
+                    client.send()
 
     @contextmanager
     def _between_turns(self, end: float) -> Iterator[bool]:
@@ -190,8 +194,8 @@ class Host:
     # --- What the driver asks --------------------------------------------------------------------
 
     def who(self) -> dict[str, Any]:
-        """Process and host."""
-        return {"pid": os.getpid(), "host": platform.node()}
+        """Its process, and its host's address: empty for this machine."""
+        return {"pid": os.getpid(), "host": self.address}
 
     def doing(self) -> tuple[float, str] | None:
         """How long the call of an environment already takes that runs now, and what it is."""

@@ -11,7 +11,9 @@ from typing import Any
 from recollect.types import ConfigError
 
 LEAST = 0.001
-"""Of a processor, that a part takes which computes next to nothing; and of a named resource."""
+"""Of a named resource, that a part takes which is to be where it is."""
+LEAST_BYTES = 1 << 20
+"""Of memory, that a part takes which takes nothing else: a place must be of something."""
 KINDS = ("learner", "actor", "replay", "parameters", "evaluator")
 EXAMPLE = "learner:cpus=4,gpus=1 actor:cpus=1,node=10.0.0.2"
 
@@ -20,7 +22,7 @@ EXAMPLE = "learner:cpus=4,gpus=1 actor:cpus=1,node=10.0.0.2"
 class Demand:
     """What one part takes: `cpus`, `gpus`, and a `node` by its address or a resource it has."""
 
-    cpus: float = LEAST
+    cpus: float = 0.0
     gpus: float = 0.0
     node: str = ""
 
@@ -33,8 +35,13 @@ class Demand:
 
     def bundle(self) -> dict[str, float]:
         """All of it, as a cluster reads it."""
-        found = {"CPU": self.cpus, **self.resources()}
-        return {**found, "GPU": self.gpus} if self.gpus else found
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
+        return {what: x for what, x in amounts.items() if x} | self.resources()
+
+    @property
+    def memory(self) -> int:
+        """Bytes, of a part that takes no processor and no GPU."""
+        return 0 if self.cpus or self.gpus else LEAST_BYTES
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Node:
 
 
 DEFAULTS = {"learner": Demand(cpus=1.0), "actor": Demand(cpus=1.0)}
-"""All others take next to nothing: a replay shard of a large run may be given a processor."""
+"""All others take none: a replay shard of a large run may be given a processor."""
 
 
 def parse(place: str) -> dict[str, Demand]:
@@ -83,11 +90,10 @@ def _amount(word: str, name: str, value: str) -> float:
         amount = float(value)
     except ValueError:
         amount = math.nan
-    least = LEAST if name == "cpus" else 0.0
-    if not least <= amount <= 10_000 or (amount > 1 and amount % 1):
+    if not 0 <= amount <= 10_000 or (amount > 1 and amount % 1):
         raise ConfigError(
-            f"place {word!r}: {name} is {value!r}, a number from {least:g} was wanted, a whole one "
-            "if it is above 1"
+            f"place {word!r}: {name} is {value!r}, a number from 0 was wanted, a whole one if it "
+            "is above 1"
         )
     return amount
 

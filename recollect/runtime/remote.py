@@ -294,7 +294,9 @@ class Remote:
 
     def _called(self, name: str) -> str:
         who = getattr(self, "_who", {}).get(name)
-        return f"{name} (process {who['pid']} on {who['host']})" if who else name
+        if not who:
+            return name
+        return f"{name} (process {who['pid']}{' on ' * bool(who['host'])}{who['host']})"
 
     def _count(self) -> None:
         for name, counts in self._ask_all(self._workers, "own", "counts").items():

@@ -103,7 +103,9 @@ class _Actor:
             from recollect.runtime.hosting import Host
 
             part, clients, setting = opening.unpacked(packed)
-            self._host = Host(part, held, clients, setting)
+            address = opening.load().util.get_node_ip_address()
+            own = address.startswith("127.")  # of a cluster of our own
+            self._host = Host(part, held, clients, setting, "" if own else address)
         except Exception as error:
             self._error = error
 
@@ -175,6 +177,7 @@ class RayTransport:
         self._actors[part.name] = made.options(
             num_cpus=demand.cpus,
             num_gpus=demand.gpus,
+            memory=demand.memory or None,
             resources=demand.resources(),
             max_restarts=0,
             max_task_retries=0,

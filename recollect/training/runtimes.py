@@ -6,7 +6,7 @@ import os
 import sys
 
 from recollect.agents import computing
-from recollect.machine import free_memory
+from recollect.machine import free_memory, processors
 from recollect.maths import philox
 from recollect.program import Part, Program
 from recollect.runtime import placing
@@ -54,7 +54,11 @@ def _setting(job: Job, part: Part, demand: Demand) -> Setting:
 
 
 def _learner_threads(job: Job) -> int:
-    return computing.threads(job.config.threads, job.env)
+    """As inline, but that on this machine it leaves a processor to each actor."""
+    wanted = computing.threads(job.config.threads, job.env)
+    if job.config.threads or job.address:
+        return wanted
+    return max(1, min(wanted, processors() - job.config.actor_processes))
 
 
 def _number_of(name: str) -> int:
