@@ -115,14 +115,17 @@ def ends_with_us(ray: Any, daemons: list[int]) -> Iterator[None]:
         yield
     finally:
         ours = {pid: born(pid) for pid in _below(daemons)}
+        begun = ray.is_initialized()  # else Ray forgets the daemons that it had started
         ray.shutdown()
-        deadline = time.monotonic() + SECONDS_TO_END
+        patience = time.monotonic() + (SECONDS_TO_END if begun else 0.0)
+        end = patience + SECONDS_TO_END
         while left := [pid for pid, when in ours.items() if when and born(pid) == when]:
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
+                break
+            if time.monotonic() > patience:
                 for pid in left:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                break
             time.sleep(0.02)
 
 

@@ -70,6 +70,7 @@ def test_three_nodes_are_joined_with_their_token_and_refused_at_once_without() -
         assert f"no Ray cluster answers at {nobody}" in refused(joined(cluster, nobody))
 
 
+@pytest.mark.slow  # tests/runtime/test_joining.py says it of a head that only looks like Ray's
 def test_a_cluster_without_a_token_is_refused_at_once() -> None:
     with three_hosts() as hosts, hosts.cluster(token=None, only_head=True) as cluster:
         assert "lets in anybody, without a token" in refused(joined(cluster))
