@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,14 +31,21 @@ LOOK_SECONDS = 0.1
 """Between two looks at what has come, when nothing comes."""
 START_SECONDS = 180.0
 """For all parts to be there: each loads torch, and may share a core with many."""
-LATE_SECONDS = 15.0
-"""Beyond its end until a slice is looked into; a turn that computes may take longer."""
+LATE_SECONDS = 3.0
+"""Beyond a slice's end until the part is asked what it is doing, and from one such question to the
+next: a turn that computes, or an evaluation, may take long."""
 TURN_SECONDS = 1800.0
 """That a turn may take at most."""
 PIECE_BYTES = 32 << 20
 """Of a state's buffers, that travel at once."""
-RATES = {"actor": ("env_steps", "steps/s"), "learner": ("updates", "updates/s")}
-"""What a kind of worker is seen to do."""
+RATES = {
+    "actor": ("env_steps", "steps/s"),
+    "learner": ("updates", "updates/s"),
+    "replay": ("inserted_steps", "steps/s"),
+}
+"""What a kind of part is seen to do: a count, or a figure that counts, and its unit."""
+RATE_SECONDS = 5.0
+"""Over which a speed is taken."""
 
 OnDisk = Mapping[str, Buffers]
 """Buffers that a state's writer has already, by place."""
@@ -67,11 +74,38 @@ class _Worker:
     part: Part
     pending: Pending | None = None
     given_at: float = 0.0
-    late: Pending | None = None
+    question: Pending | None = None
+    asked_at: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     last: Slice | None = None
-    rate: float | None = None
-    heard_at: float = 0.0
+
+
+class _Rate:
+    """How fast something is counted."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def add(self, total: float) -> None:
+        """What it has come to now."""
+        now = time.monotonic()
+        self._seen.append((now, total))
+        while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def now(self) -> float | None:
+        """A second; None before two totals are known."""
+        (first, before), (last, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (last - first) if last > first else None
+
+
+def _doing(worker: _Worker | None) -> str:
+    if worker is None:
+        return "serving"
+    if worker.last is None or not worker.last.turns:
+        return "waiting"
+    return "evaluating" if worker.part.role.long else "working"
 
 
 class Remote:
@@ -90,8 +124,9 @@ class Remote:
         self._parts = {part.name: part for part in program.parts}
         self._workers = {p.name: _Worker(p) for p in program.parts if p.role.worker}
         self._additive = {part.kind: part.role.additive for part in program.parts}
-        self._lags: dict[str, Mapping[str, float]] = {}
-        self._seen: dict[str, float] = {}
+        self._figures: dict[str, Mapping[str, float]] = {}
+        self._heard: dict[str, float] = {}
+        self._rates: dict[str, _Rate] = {}
         self._dead: dict[str, str] = {}
         try:
             for part in program.parts:
@@ -167,7 +202,7 @@ class Remote:
                     return
                 limits[name] = worker.counts[name] + -(-left // sharing)
         worker.pending = self._transport.ask(worker.part.name, "slice", SLICE_SECONDS, limits)
-        worker.given_at, worker.late = time.monotonic(), None
+        worker.given_at, worker.question = time.monotonic(), None
 
     def _hear(self) -> None:
         """Take what has come; wait a moment if nothing has."""
@@ -185,37 +220,39 @@ class Remote:
                 self._look_into(worker)
 
     def _take(self, worker: _Worker, found: Slice) -> None:
-        name, _ = RATES.get(worker.part.kind, ("", ""))
-        if name:
-            done = found.counts[name] - worker.counts.get(name, 0)
-            now = done / max(found.seconds, 1e-3)
-            worker.rate = now if worker.rate is None else 0.8 * worker.rate + 0.2 * now
-        worker.counts, worker.last, worker.heard_at = found.counts, found, time.monotonic()
+        name = worker.part.name
+        if counted := RATES.get(worker.part.kind):
+            self._rates.setdefault(name, _Rate()).add(found.counts[counted[0]])
+        worker.counts, worker.last = found.counts, found
+        self._heard[name] = time.monotonic()
         for text in found.warnings:
-            warnings.warn(f"{worker.part.name}: {text}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{name}: {text}", RuntimeWarning, stacklevel=2)
 
     def _look_into(self, worker: _Worker) -> None:
         """Find out why a slice is late, and whether that is an error."""
-        late = time.monotonic() - worker.given_at - SLICE_SECONDS
-        if late < LATE_SECONDS:
-            return
-        name = worker.part.name
-        if worker.late is None:
-            worker.late = self._transport.ask(name, "doing")
-        elif worker.late.ready():
+        now, name = time.monotonic(), worker.part.name
+        late = now - worker.given_at - SLICE_SECONDS
+        if worker.question is None:
+            if late >= LATE_SECONDS and now - worker.asked_at >= LATE_SECONDS:
+                worker.question, worker.asked_at = self._transport.ask(name, "doing"), now
+        elif worker.question.ready():
             with self._noticing(name):
-                doing = worker.late.result()
-            worker.late = None
+                doing = worker.question.result()
+            worker.question, self._heard[name] = None, now
             if doing is not None and doing[0] > self._env_deadline:
                 raise EnvError(
                     f"{name}: {doing[1]} has not returned for {doing[0]:.0f} s, env_deadline is "
                     f"{self._env_deadline:g}: mend the environment, or give it processes of its "
                     "own with env_processes, where a hang costs no more than episodes"
                 )
-        if late > (DEADLINE if worker.late is not None else TURN_SECONDS):
+        elif now - worker.asked_at > DEADLINE:
             raise PartSilentError(
-                f"{self._called(name)} has not answered for {late:.0f} s: it hangs, or is cut off"
+                f"{self._called(name)} has not answered for {now - worker.asked_at:.0f} s: it "
+                "hangs, or is cut off",
+                name,
             )
+        if late > TURN_SECONDS and not worker.part.role.long:
+            raise PartSilentError(f"a turn of {self._called(name)} takes {late:.0f} s", name)
 
     # --- Figures ---------------------------------------------------------------------------------
 
@@ -225,8 +262,10 @@ class Remote:
         figures = self._ask_all(names, "own", "metrics")
         found = gathered(figures, self._additive)
         for name in names:
+            self._figures[name] = figures[name]
+            if "inserted_steps" in figures[name]:
+                self._rates.setdefault(name, _Rate()).add(figures[name]["inserted_steps"])
             if self._parts[name].kind == "actor":
-                self._lags[name] = figures[name]
                 for figure in ("lag_updates", "lag_seconds"):
                     if figure in figures[name]:
                         found[f"{name}/{figure}"] = figures[name][figure]
@@ -236,25 +275,24 @@ class Remote:
         """How each part stands."""
         now, found = time.monotonic(), []
         for name, who in self._who.items():
-            worker, lag = self._workers.get(name), self._lags.get(name, {})
+            part, worker, figures = self._parts[name], self._workers.get(name), self._figures
             last = worker.last if worker else None
-            busy = last.busy_seconds / max(last.seconds, 1e-3) if last else None
-            doing = "serving" if worker is None else "working" if busy else "waiting"
+            rate, lag = self._rates.get(name), figures.get(name, {})
             found.append(
                 PartNow(
                     name=name,
                     alive=name not in self._dead,
-                    doing=f"dead: {self._dead[name]}" if name in self._dead else doing,
+                    doing=f"dead: {self._dead[name]}" if name in self._dead else _doing(worker),
                     pid=who["pid"],
                     host=who["host"],
-                    busy=busy,
-                    rate=worker.rate if worker else None,
-                    unit=RATES.get(self._parts[name].kind, ("", ""))[1],
+                    busy=last.busy_seconds / max(last.seconds, 1e-3) if last else None,
+                    rate=rate.now if rate else None,
+                    unit=RATES.get(part.kind, ("", ""))[1] if rate else "",
                     queue=last.queue if last else None,
                     queue_bytes=last.queue_bytes if last else None,
-                    lag_updates=lag.get("lag_updates"),
+                    lag_updates=lag.get("lag_updates") if part.kind == "actor" else None,
                     lag_seconds=lag.get("lag_seconds"),
-                    seen_seconds=now - worker.heard_at if worker and worker.heard_at else 0.0,
+                    seen_seconds=now - self._heard[name],
                 )
             )
         return found
@@ -280,6 +318,7 @@ class Remote:
         for name, answer in answers.items():
             with self._noticing(name):
                 found[name] = answer.result(max(0.0, end - time.monotonic()))
+                self._heard[name] = time.monotonic()
         return found
 
     @contextlib.contextmanager
