@@ -32,7 +32,7 @@ from recollect.types import Array, Buffers
 PAUSE_SECONDS = (0.001, 0.02)
 """Between two looks whether a turn would do something: from the least, doubled up to the most."""
 WARNINGS_KEPT = 32
-"""Warnings of a slice that reach the driver; the others are only counted."""
+"""Warnings of a slice that reach the driver; the others are dropped."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,8 @@ class Host:
                 moved = self.part.ready()
                 if moved and not self._role.long:
                     busy += self._turn()
+                if not moved:
+                    self._send()
             if moved and self._role.long:
                 busy += self._turn()
             turns += moved
@@ -144,9 +146,10 @@ class Host:
                 break
             pause = PAUSE_SECONDS[0] if moved else min(2 * pause, PAUSE_SECONDS[1], end - now)
             if not moved:
-                self._send()
                 time.sleep(pause)
-        self._send()
+        with self._between_turns(time.monotonic() + PAUSE_SECONDS[1]) as mine:
+            if mine:  # else who has the part has sent all, or will give another slice
+                self._send()
         warned, self._warned[:] = self._warned[:WARNINGS_KEPT], []
         posts = [client.posts for client in self._clients.values()]
         return Slice(

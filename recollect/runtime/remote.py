@@ -67,7 +67,10 @@ class _Worker:
     part: Part
     pending: Pending | None = None
     given_at: float = 0.0
+    promised: Mapping[str, int] = field(default_factory=dict)
+    """Up to which counts the slice that runs may go."""
     late: Pending | None = None
+    late_at: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     last: Slice | None = None
     rate: float | None = None
@@ -143,14 +146,17 @@ class Remote:
         with self._held(actors):
             pass  # what they had not sent has arrived
         for worker in self._workers.values():
+            if worker.part.kind != "learner":
+                continue
             turns = 1
-            while worker.part.kind == "learner" and turns and not interrupted():
+            while turns and not interrupted():
+                # What was given before all had arrived tells nothing.
+                turns = worker.pending is not None
                 if worker.pending is None:
                     self._give(worker, {})
-                before = worker.pending
-                while worker.pending is before and not interrupted():
+                while worker.pending is not None and not interrupted():
                     self._hear()
-                turns = worker.last.turns if worker.last else 0
+                turns = turns or (worker.last.turns if worker.last else 0)
         return True
 
     def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
@@ -158,16 +164,20 @@ class Remote:
 
     def _give(self, worker: _Worker, most: Mapping[str, int]) -> None:
         limits = {}
-        totals = self.counts()
         for name, limit in most.items():
             if name in worker.counts:
-                sharing = sum(name in other.counts for other in self._workers.values())
-                left = limit - totals[name]
+                sharing = [other for other in self._workers.values() if name in other.counts]
+                left = limit - sum(
+                    other.promised.get(name, other.counts[name])
+                    if other.pending
+                    else other.counts[name]
+                    for other in sharing
+                )
                 if left <= 0:
                     return
-                limits[name] = worker.counts[name] + -(-left // sharing)
+                limits[name] = worker.counts[name] + -(-left // len(sharing))
         worker.pending = self._transport.ask(worker.part.name, "slice", SLICE_SECONDS, limits)
-        worker.given_at, worker.late = time.monotonic(), None
+        worker.given_at, worker.late, worker.promised = time.monotonic(), None, limits
 
     def _hear(self) -> None:
         """Take what has come; wait a moment if nothing has."""
@@ -201,7 +211,7 @@ class Remote:
             return
         name = worker.part.name
         if worker.late is None:
-            worker.late = self._transport.ask(name, "doing")
+            worker.late, worker.late_at = self._transport.ask(name, "doing"), time.monotonic()
         elif worker.late.ready():
             with self._noticing(name):
                 doing = worker.late.result()
@@ -212,7 +222,8 @@ class Remote:
                     f"{self._env_deadline:g}: mend the environment, or give it processes of its "
                     "own with env_processes, where a hang costs no more than episodes"
                 )
-        if late > (DEADLINE if worker.late is not None else TURN_SECONDS):
+        silent = worker.late is not None and time.monotonic() - worker.late_at > DEADLINE
+        if silent or late > TURN_SECONDS:
             raise PartSilentError(
                 f"{self._called(name)} has not answered for {late:.0f} s: it hangs, or is cut off"
             )
@@ -380,8 +391,10 @@ class Remote:
         first = 0
         while first < len(tree.numbers):
             group: list[Array] = []
-            while first + len(group) < len(tree.numbers) and sum(map(len, group)) < PIECE_BYTES:
+            nbytes = 0
+            while first + len(group) < len(tree.numbers) and nbytes < PIECE_BYTES:
                 group.append(tree.arrays[first + len(group)])
+                nbytes += len(group[-1])
             numbers = tree.numbers[first : first + len(group)]
             with self._noticing(name):
                 self._transport.ask(name, "give", place, numbers, group).result()
