@@ -140,6 +140,8 @@ def unpack_draws(
         ValueError: blocks as of `unpack_blocks`, or a window of blocks that did not come.
     """
     batch = len(probabilities)
+    for drawn, places in parts:
+        _check_drawn(drawn, len(places))
     depth = max(drawn.chain.shape[1] for drawn, _ in parts)
     windows = np.zeros((len(_WINDOW), batch), np.int64)
     pieces = np.zeros((batch, depth, 3), np.int64)
@@ -147,7 +149,6 @@ def unpack_draws(
     for drawn, places in parts:
         windows[:, places] = drawn.windows
         blocks = unpack_blocks(spec, drawn.parcel)
-        _check_drawn(drawn, len(places), len(blocks))
         table = np.array([(b.address, b.steps, b.last) for b in blocks], np.int64)
         row = np.empty(len(blocks), object)
         row[:] = blocks
@@ -172,9 +173,9 @@ def _check_table(name: str, table: Array, columns: int) -> None:
         )
 
 
-def _check_drawn(drawn: Drawn, batch: int, blocks: int) -> None:
-    """Raise ValueError unless these are `batch` windows over so many blocks."""
-    windows, chain = drawn.windows, drawn.chain
+def _check_drawn(drawn: Drawn, batch: int) -> None:
+    """Raise ValueError unless these are `batch` windows over blocks that came with them."""
+    windows, chain, blocks = drawn.windows, drawn.chain, len(drawn.parcel.header)
     if (
         windows.shape != (len(_WINDOW), batch)
         or drawn.probabilities.shape != (batch,)
