@@ -98,7 +98,7 @@ class FarReplay:
     ) -> None:
         self._shards, self._spec, self._windows = list(shards), spec, windows
         self._limiter = limiter
-        self.posts = posts or Posts()
+        self.posts = Posts() if posts is None else posts  # an empty one is false
         self._near = all(shard.near for shard in shards)
         self.far = not self._near
         self._standing = [Standing() for _ in shards]
