@@ -134,7 +134,10 @@ class Posts:
     def add(
         self, answer: Pending, nbytes: int = 0, heard: Callable[[Any], object] | None = None
     ) -> None:
-        """Keep account of a message; `heard` gets its answer. Where they are full, wait for one.
+        """Keep account of a message that was sent; `heard` gets its answer.
+
+        Where they were full before it, wait until they were not: who looks at `full` first never
+        waits here.
 
         Raises:
             PartSilentError: none is answered in time.
@@ -143,7 +146,10 @@ class Posts:
         self.nbytes += nbytes
         self.sent += 1
         self.sent_bytes += nbytes
-        while self.full:
+        self.look()
+        while len(self) > self._most or (
+            len(self) > 1 and self.nbytes - nbytes >= self._most_bytes
+        ):
             self._take(DEADLINE)
 
     def look(self) -> None:

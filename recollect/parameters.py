@@ -90,7 +90,8 @@ class Parameters:
             return Lag(0, 0.0)
         newer = [at for published, at in self._times if published > version]
         seconds = time.monotonic() - newer[0] if newer else 0.0
-        return Lag(self._latest.version.updates - version.updates, seconds)
+        # A learner that was restarted may have gone back.
+        return Lag(max(0, self._latest.version.updates - version.updates), seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """The latest version, if there is one, and how many were published."""
@@ -144,7 +145,8 @@ class FarParameters:
     def version(self) -> Version | None:
         """Version of the latest parameters as far as is known, None before the first."""
         if self._question is not None and self._question.ready():
-            self._version, self._question = self._question.result(), None
+            self._hear(self._question.result())
+            self._question = None
         now = time.monotonic()
         period = 0.01 if self._version is None else self.ASK_SECONDS
         if self._question is None and now - self._asked >= period:
@@ -158,12 +160,18 @@ class FarParameters:
             PartLostError: the service has died or does not answer.
         """
         answer = self._service.ask("fetch", newer_than).result()
-        self._version, found = answer
+        version, found = answer
+        self._hear(version)
         return None if found is None else Published(Version(*found[0]), found[1])
 
     def lag(self, version: Version) -> Lag:
         """As `Parameters.lag`; waits for the answer."""
         return Lag(*self._service.ask("lag", version).result())
+
+    def _hear(self, version: Version | None) -> None:
+        """Take in a version, unless a newer one was heard of before."""
+        if version is not None and (self._version is None or version > self._version):
+            self._version = Version(*version)
 
     def flush(self, seconds: float = DEADLINE) -> None:
         """Wait until all that was published has arrived."""

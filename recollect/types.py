@@ -47,6 +47,7 @@ class DivergedError(RuntimeError):
 LARGEST: dict[str, float] = {
     "actors": 100_000,
     "actor_processes": 10_000,
+    "replay_shards": 10_000,
     "threads": 10_000,
     "frame_stack": 64,
     "burn_in": 100_000,

@@ -79,8 +79,12 @@ def test_a_run_on_ray_is_stopped_and_gone_on_with_on_either_runtime(
     assert status(run)["env_steps"] >= steps + 500
     assert inline["learner"]["updates"] > after["learner"]["updates"]
 
-    commanded.resume(run, "--runtime", "ray", "--env-steps", str(status(run)["env_steps"]))
-    assert_same_experience(inline, saved(run))
+    commanded.resume(run, "--runtime", "ray", "--env-steps", str(steps + 1000))
+    last = saved(run)
+    assert steps + 1000 <= status(run)["env_steps"] < steps + 1000 + 5
+    for shard in ("replay/0", "replay/1"):  # what was there before is there still
+        old, new = (set(x[shard]["items"]["uid"].tolist()) for x in (inline, last))
+        assert old < new
 
 
 def test_a_driver_killed_leaves_no_process_and_no_memory(

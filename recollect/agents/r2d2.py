@@ -148,9 +148,10 @@ class R2D2Config(Running):
 
 
 _POSITIVE = (
-    "actors actor_processes refresh_period trace_length period n_step replay_steps replay_ratio "
-    "batch_size learning_rate adam_epsilon max_gradient_norm target_period publish_period hidden "
-    "evaluation_episodes rescaling_epsilon reward_scale env_deadline frame_stack"
+    "actors actor_processes replay_shards refresh_period trace_length period n_step replay_steps "
+    "replay_ratio batch_size learning_rate adam_epsilon max_gradient_norm target_period "
+    "publish_period hidden evaluation_episodes rescaling_epsilon reward_scale env_deadline "
+    "frame_stack"
 )
 _FRACTIONS = "epsilon_base gamma eta priority_exponent importance_exponent evaluation_epsilon"
 _TOTALS = ("updates", "learned_steps", "learned_windows", "learned_windows_mid_episode")

@@ -4,20 +4,27 @@ Sharded prioritised sampling: the numbers are drawn over the concatenated masses
 a shard only looks up, so that the same numbers give the same items as one tree over all. Masses are
 those of the shards' last answers; a window's probability is the share that its shard was given
 times that with which the shard then drew it, so it is the true one also where masses have changed.
+Numbers that fell to a shard which has nothing any more are used again over the others, and count
+in their shares.
+
+Both sides go by one limiter over all shards, and by what these have last answered. With what is on
+its way counted as inserted, surplus stays within the limiter's bounds and ratio times the steps
+that others had inserted, and nobody had told of, when an insert was allowed.
 
 All blocks of an episode go to one shard. Slots and uids of a batch carry the shard's number:
 `slot * shards + shard`.
 
-Nothing here waits but `gather`, and messages of which too many are on their way.
+Nothing here waits but `gather`, and who sends though too much is on its way.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,23 +45,37 @@ SEND_BYTES = 1 << 20
 SEND_BLOCKS = 64
 """So much is sent at once."""
 ASK_SECONDS = (0.002, 0.1)
-"""Between two questions whether a shard wants anything: from the least, doubled up to the most."""
+"""Between two questions how the shards stand, of who waits: from the least, doubled up to the most.
+"""
+FRESH_SECONDS = 1.0
+"""Between two such questions of who need not wait."""
 
 _BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
-@dataclass
+class _Asked(NamedTuple):
+    """A question to shard `shard`, its number `number`, and the answer to come."""
+
+    shard: int
+    number: int
+    answer: Pending
+
+
+@dataclass(eq=False)
 class FarDraw:
     """What was asked for: `gather` waits for it.
 
-    `waiting` has, for each shard asked, its number, the places in the batch, its share of the mass
-    and its answer to come. `steps` is how many it will teach at most, until that is known.
+    `shares` [K] are the probabilities with which a number falls to each shard. `waiting` has what
+    was asked of shards, with the places in the batch and the numbers looked up there; `parts` what
+    came, with shard and places. `steps` is how many it will teach (of whole episodes: at least),
+    until that is known.
     """
 
     uniforms: Array
-    waiting: list[tuple[int, Array, float, Pending]]
+    shares: Array
     steps: int
-    parts: list[tuple[Drawn, Array]] = field(default_factory=list)
+    waiting: list[tuple[_Asked, Array, Array]] = field(default_factory=list)
+    parts: list[tuple[int, Drawn, Array]] = field(default_factory=list)
 
 
 class FarReplay:
@@ -77,18 +98,19 @@ class FarReplay:
     ) -> None:
         self._shards, self._spec, self._windows = list(shards), spec, windows
         self._limiter = limiter
-        self.posts = posts or Posts()
+        self.posts = Posts() if posts is None else posts  # an empty one is false
         self._near = all(shard.near for shard in shards)
         self.far = not self._near
         self._standing = [Standing() for _ in shards]
+        self._heard = [0] * len(self._shards)  # number of the question that told it; 0: none yet
+        self._number = 0
         self._blocks: list[list[Block]] = [[] for _ in shards]
         self._items: list[list[Item]] = [[] for _ in shards]
         self._kept_blocks = self._kept_bytes = 0
         self._kept_since = 0.0
-        self._questions: list[tuple[int, Pending]] = []
-        self._asked = -1e9
-        self._pause = ASK_SECONDS[0]
-        self._drawing: list[FarDraw] = []
+        self._questions: list[_Asked] = []
+        self._asked, self._pause, self._waits = -1e9, ASK_SECONDS[0], True
+        self._under_way = 0  # steps of draws that were not gathered yet
         self._lock = threading.Lock()  # `gather` may run in a thread of its own
         self.raw_bytes = 0
 
@@ -101,19 +123,14 @@ class FarReplay:
 
     def wants_insert(self) -> bool:
         """Whether experience is wanted: as far as is known, and while not too much is under way."""
-        if self._near:
-            self._look()
-            return self._answer().wants_insert(self._mass() > 0)
         if self._kept_blocks and time.monotonic() - self._kept_since >= SEND_SECONDS:
             self.send()
         if self.posts.full:
             return False
-        if all(standing.wants_insert for standing in self._standing):
-            self._pause = ASK_SECONDS[0]
-            return True
-        self.send()
-        self._look()
-        return False
+        wanted = self._may(self._limiter.wants_insert)
+        if not wanted:
+            self.send()
+        return wanted
 
     def insert(self, blocks: Sequence[Block], items: Sequence[Item]) -> None:
         """Send blocks and items, a message for each shard, when there are enough of them."""
@@ -126,63 +143,76 @@ class FarReplay:
         for item in items:
             self._items[self._shard_of(item.episode)].append(item)
         self._kept_blocks += len(blocks)
-        if self._near or self._kept_blocks >= SEND_BLOCKS or self._kept_bytes >= SEND_BYTES:
-            self.send()
+        kept = max(self._kept_blocks / SEND_BLOCKS, self._kept_bytes / SEND_BYTES)
+        if self._near or kept >= 1:
+            self.send(wait=kept >= 2)
 
-    def send(self) -> None:
-        """Send what waits for more."""
-        for k, shard in enumerate(self._shards):
+    def send(self, wait: bool = False) -> None:
+        """Send what waits for more: what there is room for, or where it may `wait`, all."""
+        for k in range(len(self._shards)):
             blocks, items = self._blocks[k], self._items[k]
-            if blocks or items:
-                self._blocks[k], self._items[k] = [], []
-                parcel = wire.pack_blocks(blocks)
-                answer = shard.ask("take", parcel, wire.pack_items(items))
-                self.posts.add(answer, parcel.nbytes, partial(self._hear, k))
-        self._kept_blocks = self._kept_bytes = 0
+            if not blocks and not items:
+                continue
+            if self.posts.full and not wait:
+                return
+            self._blocks[k], self._items[k] = [], []
+            parcel = wire.pack_blocks(blocks)
+            asked = self._ask(k, "take", parcel, wire.pack_items(items))
+            self.posts.add(asked.answer, parcel.nbytes, partial(self._hear, asked))
+            self._kept_blocks -= len(blocks)
+            self._kept_bytes -= parcel.nbytes
 
     def flush(self, seconds: float = DEADLINE) -> None:
         """Send everything, and wait until all is answered."""
-        self.send()
+        self.send(wait=True)
         self.posts.flush(seconds)
 
     def drop_episode(self, episode: int) -> None:
         """Remove an episode, also what of it waits to be sent."""
         k = self._shard_of(episode)
+        dropped = [block for block in self._blocks[k] if block.episode == episode]
+        self._kept_blocks -= len(dropped)
+        self._kept_bytes -= sum(block.nbytes for block in dropped)
         self._blocks[k] = [block for block in self._blocks[k] if block.episode != episode]
         self._items[k] = [item for item in self._items[k] if item.episode != episode]
-        self.posts.add(self._shards[k].ask("drop_episode", episode))
+        self.posts.add(self._ask(k, "drop_episode", episode).answer)
 
     def update_priorities(self, slots: Array, uids: Array, priorities: Array) -> None:
         """Write back priorities [B] of windows drawn, each to its shard."""
         number = len(self._shards)
-        for k, shard in enumerate(self._shards):
+        for k in range(number):
             mine = slots % number == k
             if mine.any():
                 given = slots[mine] // number, uids[mine] // number, priorities[mine]
-                self.posts.add(shard.ask("update_priorities", *given), 24 * int(mine.sum()))
+                asked = self._ask(k, "update_priorities", *given)
+                self.posts.add(asked.answer, 24 * int(mine.sum()))
 
     # --- What comes from there -------------------------------------------------------------------
 
     def wants_sample(self) -> bool:
         """Whether a batch may be drawn, as far as is known."""
-        if self._near or not self._allowed():
-            self._look()
-        return self._allowed()
+        return self._may(self._limiter.wants_sample)
 
     def draw(self, uniforms: Array) -> FarDraw:
         """Ask for what these numbers [B] draw; they are looked up where the items are.
 
         Raises:
+            ValueError: no uniforms, or one outside [0, 1).
             RuntimeError: nothing is known that could be drawn.
         """
         if self._near:
             self._look()
         uniforms = np.asarray(uniforms, np.float64)
+        if uniforms.ndim != 1 or not uniforms.size:
+            raise ValueError(f"uniforms must be [B] with B >= 1, not {list(uniforms.shape)}")
+        bad = ~((uniforms >= 0.0) & (uniforms < 1.0))  # also where NaN
+        if bad.any():
+            raise ValueError(f"a uniform must be in [0, 1), not {uniforms[bad][0]}")
         steps = len(uniforms) * (1 if self._windows.trajectory else self._windows.trace)
-        draw = FarDraw(uniforms, [], steps)
-        self._ask_for(draw, np.arange(len(uniforms)))
+        draw = FarDraw(uniforms, np.zeros(len(self._shards)), steps)
+        self._ask_for(draw, np.arange(len(uniforms)), uniforms, 1.0)
         with self._lock:
-            self._drawing.append(draw)
+            self._under_way += draw.steps
         return draw
 
     def gather(
@@ -197,29 +227,26 @@ class FarReplay:
 
         Raises:
             PartLostError: a shard has died or does not answer.
+            RuntimeError: the shards have nothing to draw any more.
         """
+        number = len(self._shards)
+        try:
+            while draw.waiting:
+                self._receive(draw)
+        finally:
+            with self._lock:
+                self._under_way -= draw.steps
+                draw.steps = 0
+        parts = []
         probabilities = np.zeros(len(draw.uniforms))
-        while draw.waiting:
-            missed = []
-            for k, places, share, answer in draw.waiting:
-                drawn, standing = answer.result()
-                self._hear(k, standing)
-                if drawn is None:
-                    missed.append(places)
-                    continue
-                number = len(self._shards)
-                # Slots and uids are the first two lines, and say whose they are.
-                windows = drawn.windows.copy()
-                windows[:2] = windows[:2] * number + k
-                draw.parts.append((drawn._replace(windows=windows), places))
-                probabilities[places] = share * drawn.probabilities
-            draw.waiting = []
-            if missed:  # a shard has nothing any more: the others are asked in its place
-                self._ask_for(draw, np.concatenate(missed))
-        with self._lock:
-            self._drawing.remove(draw)
+        for k, drawn, places in draw.parts:
+            probabilities[places] = draw.shares[k] * drawn.probabilities
+            # Slots and uids are the first two lines, and say whose they are.
+            windows = drawn.windows.copy()
+            windows[:2] = windows[:2] * number + k
+            parts.append((drawn._replace(windows=windows), places))
         size = sum(standing.items for standing in self._standing)
-        whole = wire.unpack_draws(self._spec, draw.parts, probabilities, size)
+        whole = wire.unpack_draws(self._spec, parts, probabilities, size)
         return batch.gather(
             self._spec, self._windows, whole, out, batch_major=batch_major, threads=threads
         )
@@ -228,49 +255,93 @@ class FarReplay:
         """`draw` and `gather` in one."""
         return self.gather(self.draw(uniforms))
 
-    # --- What is known of the shards -------------------------------------------------------------
+    def _ask_for(self, draw: FarDraw, places: Array, uniforms: Array, share: float) -> None:
+        """Ask for what `uniforms` [n] draw, for these places [n] of a batch.
 
-    def _ask_for(self, draw: FarDraw, places: Array) -> None:
+        `share` is the probability with which a number comes to be used here.
+        """
         masses = np.array([standing.mass for standing in self._standing])
         ends = np.cumsum(masses)
         if not ends[-1] > 0:
             raise RuntimeError("there is nothing to draw: ask wants_sample() before")
-        points = draw.uniforms[places] * ends[-1]
+        draw.shares += share * masses / ends[-1]
+        points = uniforms * ends[-1]
         # The product rounds up to the whole for a number just below 1.
         last = np.flatnonzero(masses)[-1]
         chosen = np.minimum(np.searchsorted(ends, points, side="right"), last)
-        for k in np.unique(chosen):
+        for k in map(int, np.unique(chosen)):
             mine = chosen == k
             local = (points[mine] - (ends[k] - masses[k])) / masses[k]
             local = np.clip(local, 0.0, _BELOW_ONE)
-            share = float(masses[k] / ends[-1])
-            answer = self._shards[k].ask("draw", local, *self._elsewhere(int(k)))
-            draw.waiting.append((int(k), places[mine], share, answer))
+            asked = self._ask(k, "draw", local, *self._elsewhere(k))
+            draw.waiting.append((asked, places[mine], local))
+
+    def _receive(self, draw: FarDraw) -> None:
+        """Wait for what was asked for; where a shard has nothing any more, ask the others."""
+        missed, share = [], 0.0
+        waiting, draw.waiting = draw.waiting, []
+        for asked, places, local in waiting:
+            drawn, standing = asked.answer.result()
+            self._hear(asked, standing)
+            if drawn is not None:
+                draw.parts.append((asked.shard, drawn, places))
+                continue
+            missed.append((places, local))
+            share += draw.shares[asked.shard]
+            draw.shares[asked.shard] = 0.0
+        if missed:  # within the shard that was chosen the numbers are uniform once more
+            places, uniforms = (np.concatenate(each) for each in zip(*missed, strict=True))
+            self._ask_for(draw, places, uniforms, share)
+
+    # --- What is known of the shards -------------------------------------------------------------
+
+    def _may(self, limiter: Callable[[bool], bool]) -> bool:
+        """What the limiter of all shards says, once it is known how each of them stands."""
+        self._look()
+        self._limiter.elsewhere = self._counted()
+        allowed = all(self._heard) and limiter(self._mass() > 0)
+        if allowed:
+            self._pause = ASK_SECONDS[0]
+        self._waits = not allowed
+        return allowed
+
+    def _counted(self) -> Totals:
+        """What all shards have, with what was asked for and has not come counted as learned.
+
+        It is `elsewhere` for our limiter, which has counted nothing itself.
+        """
+        known = Totals.of([standing.totals for standing in self._standing])
+        return known._replace(learned=known.learned + self._under_way)
 
     def _look(self) -> None:
         """Take answers on how the shards stand, and ask anew, not more often than makes sense."""
-        left = []
-        for k, answer in self._questions:
-            if answer.ready():
-                self._hear(k, answer.result())
-            else:
-                left.append((k, answer))
-        self._questions = left
+        while self._questions and self._questions[0].answer.ready():
+            asked = self._questions.pop(0)
+            self._hear(asked, asked.answer.result())
         now = time.monotonic()
-        if left or (now - self._asked < self._pause and not self._near):
+        soon = self._pause if self._waits else FRESH_SECONDS
+        if not self._near and (self._questions or now - self._asked < soon):
             return
         self._asked, self._pause = now, min(2 * self._pause, ASK_SECONDS[1])
-        for k, shard in enumerate(self._shards):
-            self._questions.append((k, shard.ask("look", *self._elsewhere(k))))
-        if self._near:
-            for k, answer in self._questions:
-                self._hear(k, answer.result())
-            self._questions = []
+        for k in range(len(self._shards)):
+            asked = self._ask(k, "look", *self._elsewhere(k))
+            if self._near:
+                self._hear(asked, asked.answer.result())
+            else:
+                self._questions.append(asked)
 
-    def _hear(self, k: int, standing: Standing) -> None:
-        if standing.wants_insert and not self._standing[k].wants_insert:
-            self._pause = ASK_SECONDS[0]
-        self._standing[k] = standing
+    def _ask(self, k: int, method: str, *arguments: Any) -> _Asked:
+        """Ask a shard; it is asked, and answers, in the order of the numbers."""
+        with self._lock:
+            self._number += 1
+            return _Asked(k, self._number, self._shards[k].ask(method, *arguments))
+
+    def _hear(self, asked: _Asked, standing: Standing) -> None:
+        """Take in how a shard stood, unless a later answer was heard before."""
+        with self._lock:
+            if asked.number > self._heard[asked.shard]:
+                self._heard[asked.shard] = asked.number
+                self._standing[asked.shard] = standing
 
     def _elsewhere(self, k: int) -> tuple[Totals, float]:
         """What is known of all shards but number k."""
@@ -279,23 +350,6 @@ class FarReplay:
 
     def _mass(self) -> float:
         return sum(standing.mass for standing in self._standing)
-
-    def _answer(self) -> Limiter:
-        """The limiter of all shards, with what was asked for and has not come counted as learned.
-
-        It is `elsewhere` for this limiter, which has counted nothing itself.
-        """
-        known = Totals.of([standing.totals for standing in self._standing])
-        with self._lock:
-            under_way = sum(draw.steps for draw in self._drawing)
-        self._limiter.elsewhere = known._replace(learned=known.learned + under_way)
-        return self._limiter
-
-    def _allowed(self) -> bool:
-        allowed = self._answer().wants_sample(self._mass() > 0)
-        if allowed:
-            self._pause = ASK_SECONDS[0]
-        return allowed
 
     def _shard_of(self, episode: int) -> int:
         """The one shard of an episode: its slot and number both count, so that all get a share."""

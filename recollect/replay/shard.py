@@ -16,12 +16,11 @@ from recollect.types import Array
 
 
 class Standing(NamedTuple):
-    """How a shard stands: what it has counted, `mass` to draw from, `items`, what it wants."""
+    """How a shard stands: what it has counted, `mass` to draw from, `items`."""
 
     totals: Totals = Totals()
     mass: float = 0.0
     items: int = 0
-    wants_insert: bool = True
 
 
 class Shard:
@@ -38,7 +37,7 @@ class Shard:
     def standing(self) -> Standing:
         """How it stands."""
         replay = self._replay
-        return Standing(replay.totals, replay.mass, len(replay), replay.wants_insert())
+        return Standing(replay.totals, replay.mass, len(replay))
 
     def take(self, parcel: Parcel, items: tuple[Array, Array]) -> Standing:
         """Insert blocks and items; raises as `Replay.insert`."""

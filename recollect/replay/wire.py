@@ -70,9 +70,18 @@ def unpack_blocks(spec: BlockSpec, parcel: Parcel) -> list[Block]:
     """The blocks again; their bytes are those of the parcel where these are aligned.
 
     Raises:
-        ValueError: a block of another size than the spec's.
+        ValueError: a block of another size than the spec's, buffers that do not fit the header.
     """
     header, data = parcel
+    _check_table("a header of blocks", header, 5)
+    sizes = [len(each) for each in data]
+    if not (
+        len(data) in (min(1, len(header)), len(header))
+        and all(each.dtype == np.uint8 and each.ndim == 1 for each in data)
+        and (header[:, 4] >= 0).all()
+        and (sizes == header[:, 4].tolist() or sizes == [sum(header[:, 4].tolist())])
+    ):
+        raise ValueError(f"buffers of {sizes} bytes came for blocks of {header[:, 4].tolist()}")
     ends = np.cumsum(header[:, 4]).tolist()
     together = len(data) == 1
     blocks = []
@@ -90,7 +99,12 @@ def pack_items(items: Sequence[Item]) -> tuple[Array, Array]:
 
 
 def unpack_items(packed: tuple[Array, Array]) -> list[Item]:
-    """The items again."""
+    """The items again.
+
+    Raises:
+        ValueError: the arrays are others, or not of one length.
+    """
+    _check_table("items", packed[0], 6)
     found = []
     for line, priority in zip(packed[0].tolist(), packed[1].tolist(), strict=True):
         episode, start, prefix, learned, tail, version = line
@@ -122,8 +136,12 @@ def unpack_draws(
         parts: what each store drew, and where in the batch it stands: [n] of 0 .. B - 1.
         probabilities: [B] with which each window was drawn.
         size: items in all stores together.
+    Raises:
+        ValueError: blocks as of `unpack_blocks`, or a window of blocks that did not come.
     """
     batch = len(probabilities)
+    for drawn, places in parts:
+        _check_drawn(drawn, len(places))
     depth = max(drawn.chain.shape[1] for drawn, _ in parts)
     windows = np.zeros((len(_WINDOW), batch), np.int64)
     pieces = np.zeros((batch, depth, 3), np.int64)
@@ -145,3 +163,29 @@ def unpack_draws(
         pieces=pieces,
         blocks=bodies,
     )
+
+
+def _check_table(name: str, table: Array, columns: int) -> None:
+    """Raise ValueError unless it is [n, columns] int64."""
+    if table.dtype != np.int64 or table.ndim != 2 or table.shape[1] != columns:
+        raise ValueError(
+            f"{name} must be int64 [n, {columns}], not {table.dtype} {list(table.shape)}"
+        )
+
+
+def _check_drawn(drawn: Drawn, batch: int) -> None:
+    """Raise ValueError unless these are `batch` windows over blocks that came with them."""
+    windows, chain, blocks = drawn.windows, drawn.chain, len(drawn.parcel.header)
+    if (
+        windows.shape != (len(_WINDOW), batch)
+        or drawn.probabilities.shape != (batch,)
+        or chain.ndim != 2
+        or len(chain) != batch
+    ):
+        raise ValueError(
+            f"{batch} windows were asked for, {list(windows.shape)} with probabilities "
+            f"{list(drawn.probabilities.shape)} and blocks {list(chain.shape)} came"
+        )
+    held = windows[_WINDOW.index("held")]
+    if not chain.size or chain.min() < 0 or chain.max() >= blocks or held.max() > chain.shape[1]:
+        raise ValueError(f"windows over blocks came that did not come, of which there are {blocks}")

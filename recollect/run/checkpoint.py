@@ -135,7 +135,10 @@ class Checkpoints:
 
         A state that is saved next may hold these in place of those in memory.
         """
-        return {} if self._held is None else segments.usable_buffers(self._held)
+        try:
+            return {} if self._held is None else segments.usable_buffers(self._held)
+        except (OSError, CheckpointError):  # gone while they were looked at
+            return {}
 
     def save(
         self,

@@ -24,13 +24,13 @@ from recollect.envs import calls
 from recollect.machine import keep_memory
 from recollect.messages import DEADLINE, Handle, PartSilentError
 from recollect.program import Part
-from recollect.run.state_tree import below
+from recollect.runtime import pieces
 from recollect.types import Array, Buffers
 
 PAUSE_SECONDS = (0.001, 0.02)
 """Between two looks whether a turn would do something: from the least, doubled up to the most."""
 WARNINGS_KEPT = 32
-"""Warnings of a slice that reach the driver; the others are only counted."""
+"""Warnings of a slice that reach the driver; the others are dropped."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,6 @@ class Setting:
     threads: int
     seed: int
     images: bool = False
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Stands in a state for `Buffers` that did not come along: see `Host.pieces`."""
-
-    numbers: Array
 
 
 class Host:
@@ -136,6 +129,8 @@ class Host:
                 moved = self.part.ready()
                 if moved and not self._role.long:
                     busy += self._turn()
+                if not moved:
+                    self._send()
             if moved and self._role.long:
                 busy += self._turn()
             turns += moved
@@ -144,9 +139,10 @@ class Host:
                 break
             pause = PAUSE_SECONDS[0] if moved else min(2 * pause, PAUSE_SECONDS[1], end - now)
             if not moved:
-                self._send()
                 time.sleep(pause)
-        self._send()
+        with self._between_turns(time.monotonic() + PAUSE_SECONDS[1]) as mine:
+            if mine:  # else who has the part has sent all, or will give another slice
+                self._send()
         warned, self._warned[:] = self._warned[:WARNINGS_KEPT], []
         posts = [client.posts for client in self._clients.values()]
         return Slice(
@@ -173,11 +169,8 @@ class Host:
         return time.monotonic() - begin
 
     def _send(self) -> None:
-        """Send what waits to be sent, unless somebody holds the part, who sends it himself."""
-        with self._between_turns(0.0) as mine:
-            if mine:
-                for client in self._clients.values():
-                    client.send()
+        for client in self._clients.values():
+            client.send()
 
     @contextmanager
     def _between_turns(self, end: float) -> Iterator[bool]:
@@ -255,7 +248,7 @@ class Host:
         """The part's state; `Buffers` in it stay here until `forget`, to be fetched in pieces."""
         self._pieces = {}
         with self._asking():
-            return _taken_out(self.part.state_dict(), "", self._pieces)
+            return pieces.taken_out(self.part.state_dict(), "", self._pieces)
 
     def pieces(self, place: str, numbers: Array) -> list[Array]:
         """The buffers of these rising numbers [n] that stand at a place of the last `state`."""
@@ -277,27 +270,7 @@ class Host:
         """Go on from a state, whose `Buffers` were given before; raises as the part does."""
         coming, self._coming = self._coming, {}
         with self._asking():
-            self.part.load_state_dict(_put_back(state, "", coming))
-
-
-def _taken_out(tree: Any, place: str, found: dict[str, Buffers]) -> Any:
-    if isinstance(tree, Buffers):
-        found[place] = tree
-        return Elsewhere(tree.numbers)
-    if isinstance(tree, Mapping):
-        return {key: _taken_out(x, below(place, key), found) for key, x in tree.items()}
-    return tree
-
-
-def _put_back(tree: Any, place: str, given: Mapping[str, tuple[list[int], list[Array]]]) -> Any:
-    if isinstance(tree, Elsewhere):
-        numbers, arrays = given.get(place, ([], []))
-        for array in arrays:
-            array.setflags(write=False)
-        return Buffers(np.array(numbers, np.int64), arrays)
-    if isinstance(tree, Mapping):
-        return {key: _put_back(x, below(place, key), given) for key, x in tree.items()}
-    return tree
+            self.part.load_state_dict(pieces.put_back(state, "", coming))
 
 
 def _settle(setting: Setting, computes: bool) -> None:

@@ -107,11 +107,13 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> ConfigError:
 def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> None:
     """Raise ConfigError, saying what is wanted and what is there, where there is no room.
 
-    Parts are put where they fit, the largest first: what fits so fits; where it does not, another
-    order might do by luck, and is not looked for.
+    Parts are put where they fit: those that are bound to a node, then the largest first. What fits
+    so fits; where it does not, another order might do by luck, and is not looked for.
     """
     free = [dict(node.free) for node in nodes]
-    order = sorted(demands, key=lambda name: (-demands[name].gpus, -demands[name].cpus))
+    order = sorted(
+        demands, key=lambda name: (not demands[name].node, -demands[name].gpus, -demands[name].cpus)
+    )
     for name in order:
         bundle = demands[name].bundle()
         for node in free:

@@ -12,19 +12,18 @@ import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
-
-import numpy as np
 
 from recollect import states
 from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending
 from recollect.program import Part, Program
 from recollect.run.parts import PartNow
 from recollect.run.state_tree import below
-from recollect.runtime import randomness
-from recollect.runtime.hosting import Elsewhere, Slice
+from recollect.runtime import pieces, randomness
+from recollect.runtime.hosting import Slice
 from recollect.runtime.inline import gathered
-from recollect.types import Array, Buffers, EnvError, Metrics
+from recollect.types import EnvError, Metrics
 
 SLICE_SECONDS = 1.0
 LOOK_SECONDS = 0.1
@@ -36,8 +35,6 @@ LATE_SECONDS = 3.0
 next: a turn that computes, or an evaluation, may take long."""
 TURN_SECONDS = 1800.0
 """That a turn may take at most."""
-PIECE_BYTES = 32 << 20
-"""Of a state's buffers, that travel at once."""
 RATES = {
     "actor": ("env_steps", "steps/s"),
     "learner": ("updates", "updates/s"),
@@ -46,9 +43,6 @@ RATES = {
 """What a kind of part is seen to do: a count, or a figure that counts, and its unit."""
 RATE_SECONDS = 5.0
 """Over which a speed is taken."""
-
-OnDisk = Mapping[str, Buffers]
-"""Buffers that a state's writer has already, by place."""
 
 
 class Transport(Protocol):
@@ -74,6 +68,8 @@ class _Worker:
     part: Part
     pending: Pending | None = None
     given_at: float = 0.0
+    promised: Mapping[str, int] = field(default_factory=dict)
+    """Up to which counts the slice that runs may go."""
     question: Pending | None = None
     asked_at: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
@@ -178,14 +174,17 @@ class Remote:
         with self._held(actors):
             pass  # what they had not sent has arrived
         for worker in self._workers.values():
+            if worker.part.kind != "learner":
+                continue
             turns = 1
-            while worker.part.kind == "learner" and turns and not interrupted():
+            while turns and not interrupted():
+                # What was given before all had arrived tells nothing.
+                turns = worker.pending is not None
                 if worker.pending is None:
                     self._give(worker, {})
-                before = worker.pending
-                while worker.pending is before and not interrupted():
+                while worker.pending is not None and not interrupted():
                     self._hear()
-                turns = worker.last.turns if worker.last else 0
+                turns = turns or (worker.last.turns if worker.last else 0)
         return True
 
     def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
@@ -193,16 +192,20 @@ class Remote:
 
     def _give(self, worker: _Worker, most: Mapping[str, int]) -> None:
         limits = {}
-        totals = self.counts()
         for name, limit in most.items():
             if name in worker.counts:
-                sharing = sum(name in other.counts for other in self._workers.values())
-                left = limit - totals[name]
+                sharing = [other for other in self._workers.values() if name in other.counts]
+                left = limit - sum(
+                    other.promised.get(name, other.counts[name])
+                    if other.pending
+                    else other.counts[name]
+                    for other in sharing
+                )
                 if left <= 0:
                     return
-                limits[name] = worker.counts[name] + -(-left // sharing)
+                limits[name] = worker.counts[name] + -(-left // len(sharing))
         worker.pending = self._transport.ask(worker.part.name, "slice", SLICE_SECONDS, limits)
-        worker.given_at, worker.question = time.monotonic(), None
+        worker.given_at, worker.question, worker.promised = time.monotonic(), None, limits
 
     def _hear(self) -> None:
         """Take what has come; wait a moment if nothing has."""
@@ -301,8 +304,12 @@ class Remote:
 
     def ask(self, name: str, method: str, *arguments: Any) -> Any:
         """Call a method of a part, between two of its turns."""
+        return self._wait_for(name, "own", method, *arguments)
+
+    def _wait_for(self, name: str, method: str, *arguments: Any) -> Any:
+        """Ask a part's host, and wait for the answer."""
         with self._noticing(name):
-            return self._transport.ask(name, "own", method, *arguments).result()
+            return self._transport.ask(name, method, *arguments).result()
 
     def _ask_all(
         self,
@@ -352,7 +359,7 @@ class Remote:
 
     # --- States ----------------------------------------------------------------------------------
 
-    def state_dict(self, on_disk: OnDisk | None = None) -> dict[str, Any]:
+    def state_dict(self, on_disk: pieces.OnDisk | None = None) -> dict[str, Any]:
         """Everything that decides what comes next, as `Inline` has it.
 
         Args:
@@ -363,36 +370,10 @@ class Remote:
             self._count()
         parts = {}
         for name, state in found.items():
-            parts[name] = self._fetched(name, state, "", below("/parts", name), on_disk or {})
-            self._transport.ask(name, "forget")
+            ask = partial(self._wait_for, name)
+            parts[name] = pieces.fetched(ask, state, below("/parts", name), on_disk or {})
+            ask("forget")
         return {"parts": parts, "turn": 0, "random": randomness.state_dict()}
-
-    def _fetched(self, name: str, tree: Any, place: str, above: str, on_disk: OnDisk) -> Any:
-        """A part's state with the buffers that stayed behind."""
-        if isinstance(tree, Mapping):
-            return {
-                key: self._fetched(name, x, below(place, key), above, on_disk)
-                for key, x in tree.items()
-            }
-        if not isinstance(tree, Elsewhere):
-            return tree
-        known = on_disk.get(above + place, Buffers(np.empty(0, np.int64), []))
-        at = np.searchsorted(known.numbers, tree.numbers)
-        inside = at < len(known.numbers)
-        inside[inside] = known.numbers[at[inside]] == tree.numbers[inside]
-        missing = tree.numbers[~inside]
-        news: list[Array] = []
-        first = 0
-        size = 1  # more, once it is known how large they are
-        while first < len(missing):
-            wanted = missing[first : first + size]
-            with self._noticing(name):
-                came = self._transport.ask(name, "pieces", place, wanted).result()
-            news += came
-            first += len(wanted)
-            mean = sum(map(len, came)) / len(came)
-            size = max(1, int(PIECE_BYTES / max(1.0, mean)))
-        return Buffers(tree.numbers, _Both(known.arrays, at, news, inside))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; ValueError as `Inline`."""
@@ -402,33 +383,16 @@ class Remote:
                 f"the state has parts {sorted(parts)}, those of the run are {sorted(self._parts)}"
             )
         for name in self._parts:
-            tree = self._given(name, states.part(parts, name), "")
+            ask = partial(self._wait_for, name)
+            tree = pieces.given(ask, states.part(parts, name))
             try:
-                with self._noticing(name):
-                    self._transport.ask(name, "load", tree).result()
+                ask("load", tree)
             except (ValueError, RuntimeError) as error:
                 if isinstance(error, PartLostError):
                     raise
                 raise ValueError(f"the state of {name}: {error}") from error
         randomness.load_state_dict(states.part(state, "random"))
         self._count()
-
-    def _given(self, name: str, tree: Any, place: str) -> Any:
-        """A part's state without its buffers, which were sent ahead."""
-        if isinstance(tree, Mapping):
-            return {key: self._given(name, x, below(place, key)) for key, x in tree.items()}
-        if not isinstance(tree, Buffers):
-            return tree
-        first = 0
-        while first < len(tree.numbers):
-            group: list[Array] = []
-            while first + len(group) < len(tree.numbers) and sum(map(len, group)) < PIECE_BYTES:
-                group.append(tree.arrays[first + len(group)])
-            numbers = tree.numbers[first : first + len(group)]
-            with self._noticing(name):
-                self._transport.ask(name, "give", place, numbers, group).result()
-            first += len(group)
-        return Elsewhere(tree.numbers)
 
     def close(self) -> None:
         """End all parts: in good order where they answer, in any case soon."""
@@ -442,21 +406,3 @@ class Remote:
             with contextlib.suppress(Exception):
                 answer.result(max(0.0, end - time.monotonic()))
         self._transport.close()
-
-
-class _Both(Sequence[Array]):
-    """Buffers, of which some lie on disk and the others were fetched: cut when asked for."""
-
-    def __init__(self, known: Sequence[Array], at: Array, news: list[Array], inside: Array) -> None:
-        self._known, self._at, self._news, self._inside = known, at, news, inside
-        self._rank = np.cumsum(~inside) - 1  # among what was fetched
-
-    def __len__(self) -> int:
-        return len(self._at)
-
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(len(self)))]
-        if self._inside[at]:
-            return self._known[int(self._at[at])]
-        return self._news[int(self._rank[at])]
