@@ -110,7 +110,9 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
     # The first two refuse before torch is loaded; a signal from here on is answered by saving.
     with RunLock(path), _stop(verbose) as stop, _computing(job):
         RunFolder(path).refuse_if_taken()
-        program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
+        from recollect.training import runtimes
+
+        program = runtimes.program_of(job)
         said = [*_differences(job), *_told(job), _check_memory(job, program.replay_bytes)]
         said.append(f"learning begins after {job.config.min_replay_steps:,} steps")
         start = _start(job, program, said)
@@ -152,6 +154,7 @@ def resume(
         job = stored.changed(**{name: x for name, x in given.items() if x is not None})
         inside.enter_context(_computing(job))
         from recollect.run import checkpoint
+        from recollect.training import runtimes
 
         said: list[str] = []
         found: checkpoint.Checkpoint | None = None
@@ -162,7 +165,7 @@ def resume(
         if found is not None:
             _refuse_changes(found.meta.get("job"), job, found.path)
             _refuse_if_finished(folder, job, found.env_steps)
-        program = presets.agent(job.agent).program(job.config, job.env, job.seed, job.network)
+        program = runtimes.program_of(job)
         said += [*_told(job), _check_memory(job, program.replay_bytes)]
         start = None
         if found is None:
@@ -313,10 +316,11 @@ def _told(job: Job) -> list[str]:
     """What the environment was made with, what is computed on, and what is odd about either."""
     from recollect.agents import computing
     from recollect.envs import registry
+    from recollect.training import runtimes
 
     lines = [registry.options_line(job.env)]
+    lines.append(runtimes.told(job))
     if job.env.has_images:
-        lines.append(computing.told(job.config, job.env))
         large = job.preset != "small" and not job.network and job.config.hidden >= LARGE
         if large and computing.learner(job.config, job.env).device == "cpu":
             lines.append(
@@ -328,8 +332,8 @@ def _told(job: Job) -> list[str]:
 
 
 def _check_memory(job: Job, need: int) -> str:
-    """One line on what replay needs; ConfigError if the machine has less than that free."""
-    free = free_memory()
+    """One line on what replay needs; ConfigError if this machine has less, where it lies here."""
+    free = None if job.address else free_memory()
     steps, limit = job.config.replay_steps, job.config.replay_bytes
     if free is not None and need > free:
         fits = max(10**6, int(presets.SHARE_OF_MEMORY * free))  # 0 would be no limit

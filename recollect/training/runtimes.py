@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
+from recollect import presets
 from recollect.agents import computing
-from recollect.machine import free_memory, processors
+from recollect.machine import free_memory, gpu, processors
 from recollect.maths import philox
 from recollect.program import Part, Program
 from recollect.runtime import placing
@@ -22,6 +24,17 @@ STORE_BYTES = (200_000_000, 4_000_000_000)
 Runtime = Inline | Remote
 
 
+def program_of(job: Job) -> Program:
+    """The program of a job.
+
+    On Ray an actor has the GPU that `place` gives it, and does not look for the learner's.
+    """
+    config = job.config
+    if job.runtime != "inline" and config.actor_device == "auto" and not _kinds(job)["actor"].gpus:
+        config = replace(config, actor_device="cpu")
+    return presets.agent(job.agent).program(config, job.env, job.seed, job.network)
+
+
 def begun(job: Job, program: Program) -> Runtime:
     """The runtime of a job with the parts of its program.
 
@@ -32,35 +45,51 @@ def begun(job: Job, program: Program) -> Runtime:
         return Inline(program)
     from recollect.runtime import transport
 
-    kinds = placing.parse(job.place)
+    kinds = _kinds(job)
     demands = {part.name: kinds[part.kind] for part in program.parts}
-    settings = {part.name: _setting(job, part, demands[part.name]) for part in program.parts}
+    settings = {part.name: _setting(job, part, number) for number, part in enumerate(program.parts)}
     least, most = STORE_BYTES
     store = min(most, max(least, int(0.1 * (free_memory() or 0))))
     made = transport.opened(demands, settings, job.address, store)
     return Remote(program, made, job.config.env_deadline)
 
 
-def _setting(job: Job, part: Part, demand: Demand) -> Setting:
-    """Torch computes on one thread in all parts but the learner."""
-    threads = 1
-    if part.kind == "learner":
-        threads = int(demand.cpus) if demand.cpus > 1 else _learner_threads(job)
-    seed = int(
-        philox.seeds(job.seed, philox.Purpose.INITIALISATION, 0, 0, 1 + _number_of(part.name))
+def told(job: Job) -> str:
+    """One line on where the parts of a job run."""
+    if job.runtime == "inline":
+        return computing.told(job.config, job.env) if job.env.has_images else ""
+    config, where = job.config, f"the cluster at {job.address}" if job.address else "this machine"
+    actors, shards = config.actor_processes, config.replay_shards
+    line = (
+        f"on {where} a process for each part: a learner on {_learner_threads(job)} threads, "
+        f"{actors} for {config.actors} actors, {shards} for replay"
     )
+    if not job.address and actors < min(config.actors, processors() - 1):
+        line += f"; with {processors()} processors, more actor_processes act faster"
+    return line
+
+
+def _kinds(job: Job) -> dict[str, Demand]:
+    """What each kind of part takes; the learner a GPU where it computes on one."""
+    kinds, wanted = placing.parse(job.place), job.config.device
+    here = wanted == "auto" and job.env.has_images and not job.address and gpu()
+    if (wanted == "cuda" or here) and not kinds["learner"].gpus:
+        kinds["learner"] = replace(kinds["learner"], gpus=1.0)
+    return kinds
+
+
+def _setting(job: Job, part: Part, number: int) -> Setting:
+    """Torch computes on one thread in all parts but the learner."""
+    threads = _learner_threads(job) if part.kind == "learner" else 1
+    seed = int(philox.seeds(job.seed, philox.Purpose.INITIALISATION, 0, 0, 2 + number))
     images = job.env.has_images and part.kind != "replay"
     return Setting(os.getcwd(), tuple(sys.path), threads, seed, images)
 
 
 def _learner_threads(job: Job) -> int:
-    """As inline, but that on this machine it leaves a processor to each actor."""
-    wanted = computing.threads(job.config.threads, job.env)
-    if job.config.threads or job.address:
+    """As many as it was given, or as inline; here it leaves a processor to each actor."""
+    given = int(_kinds(job)["learner"].cpus)
+    wanted = given if given > 1 else computing.threads(job.config.threads, job.env)
+    if given > 1 or job.config.threads or job.address:
         return wanted
     return max(1, min(wanted, processors() - job.config.actor_processes))
-
-
-def _number_of(name: str) -> int:
-    """Some number of a part's own."""
-    return int.from_bytes(name.encode()[:4], "little") + len(name)

@@ -46,7 +46,11 @@ WRONG = [
     ([*TRAIN, "--preset", "papr"], "unknown preset papr: did you mean paper?"),
     ([*TRAIN, "--seed", "-1"], "seed must be 0 or more and below 2^64, got -1"),
     ([*TRAIN, "--env-steps", "0"], "--env-steps must be 1 or more and at most 2^53, got 0"),
-    ([*TRAIN, "--runtime", "ray"], "runtime ray is not available in this version: use inline"),
+    (
+        [*TRAIN, "--runtime", "ray", "--place", "lerner:cpus=1"],
+        "place 'lerner:cpus=1': kind of part 'lerner' is not known: did you mean learner?",
+    ),
+    ([*TRAIN, "--address", "a:1"], "--address 'a:1' is for runtime ray"),
     ([*TRAIN, "--runtime", "inlin"], "unknown runtime inlin: did you mean inline?"),
     ([*TRAIN, "--network", "nowhere:Net"], "network 'nowhere:Net': there is no module ..."),
     ([*TRAIN, "--network", "nowhere"], "a network is named module:name, got 'nowhere'"),

@@ -187,8 +187,8 @@ def test_what_may_not_change_is_refused_by_name(
 ) -> None:
     said = refused(capsys, "resume", str(run), *words)
     may = (
-        "--actor-device, --checkpoint-seconds, --device, --env-deadline, --env-processes, "
-        "--env-steps, --keep-checkpoints, --threads"
+        "--actor-device, --address, --checkpoint-seconds, --device, --env-deadline, "
+        "--env-processes, --env-steps, --keep-checkpoints, --place, --runtime, --threads"
     )
     assert said.startswith(f"{flag} cannot change on resume, only {may} can: ")
 
