@@ -11,7 +11,7 @@ import importlib
 import sys
 import time
 
-NAMES = ("tree", "sequences", "learner", "acting", "overhead", "learn", "saving")
+NAMES = ("tree", "sequences", "learner", "acting", "overhead", "learn", "saving", "shards")
 
 
 def main() -> int:
