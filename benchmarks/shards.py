@@ -101,7 +101,9 @@ class Watched(FarReplay):
 class Feeder:
     """Hands in blocks of its slots at a rate."""
 
-    def __init__(self, number: int, codec: str, built: bool, *, replay: Watched) -> None:
+    def __init__(
+        self, number: int, codec: str, built: bool, load: float, *, replay: Watched
+    ) -> None:
         from benchmarks.sequences import played
 
         self._replay, self._spec, self._built = replay, spec_of(codec), built
@@ -109,6 +111,7 @@ class Feeder:
         self._stock = played(np.random.default_rng(0))[1](STOCK)
         self._states = self._rng.normal(size=(64, 1, 1024)).astype(np.float32)
         self._slots = range(number, SLOTS, FEEDERS)
+        self._pause = SLOTS / STEPS / load
         self._blocks, self._due, self._next = 0, 0.0, 0.0
         self._ready_made = [self._build(0, i, False) for i in range(256 if not built else 0)]
 
@@ -136,7 +139,7 @@ class Feeder:
     def step(self) -> None:
         """Sleep for as long as a turn of all slots takes, and hand in the blocks that end in it."""
         now = time.monotonic()
-        self._next = max(self._next, now - 0.1) + SLOTS / STEPS  # more is not made up for
+        self._next = max(self._next, now - 0.1) + self._pause  # more is not made up for
         time.sleep(max(0.0, self._next - now))
         self._due += len(self._slots) / WINDOWS.period
         blocks: list[Block] = []
@@ -239,7 +242,7 @@ def make_store(codec: str, shards: int) -> Replay:
     )
 
 
-def program(shards: int, codec: str, built: bool) -> Program:
+def program(shards: int, codec: str, built: bool, load: float) -> Program:
     """Feeders, shards and a drainer."""
     far = Far(partial(Watched, codec), Shard)
     names = tuple(f"replay/{k}" for k in range(shards))
@@ -248,9 +251,9 @@ def program(shards: int, codec: str, built: bool) -> Program:
     return Program(
         (
             *stores,
-            Part("learner", LEARNER, partial(Drainer, BATCHES), held),
+            Part("learner", LEARNER, partial(Drainer, load * BATCHES), held),
             *(
-                Part(f"actor/{i}", ACTOR, partial(Feeder, i, codec, built), held)
+                Part(f"actor/{i}", ACTOR, partial(Feeder, i, codec, built, load), held)
                 for i in range(FEEDERS)
             ),
         ),
@@ -278,6 +281,7 @@ def record(
     shards: int,
     codec: str,
     built: bool,
+    load: float = 1.0,
     seconds: float = SECONDS,
     pids: Callable[[dict[str, int]], object] | None = None,
 ) -> Record:
@@ -286,7 +290,7 @@ def record(
     from recollect.runtime.hosting import Setting
     from recollect.runtime.remote import Remote
 
-    made = program(shards, codec, built)
+    made = program(shards, codec, built, load)
     demands = {part.name: placing.Demand() for part in made.parts}
     settings = {
         part.name: Setting(os.getcwd(), tuple(sys.path), 1, i) for i, part in enumerate(made.parts)
