@@ -34,7 +34,7 @@ from recollect.types import Array
 
 SEND_SECONDS = 0.1
 """Experience that waits so long is sent, however little it is."""
-SEND_BYTES = 1 << 20
+SEND_BYTES = 4 << 20
 SEND_BLOCKS = 64
 """So much is sent at once."""
 ASK_SECONDS = (0.002, 0.1)
@@ -43,7 +43,7 @@ ASK_SECONDS = (0.002, 0.1)
 _BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
-@dataclass
+@dataclass(eq=False)
 class FarDraw:
     """What was asked for: `gather` waits for it.
 
