@@ -40,6 +40,7 @@ from recollect.replay.prioritized import Prioritized
 from recollect.replay.shard import Shard
 from recollect.replay.store import Replay
 from recollect.replay.windows import Windows
+from recollect.replay.wire import Drawn
 from recollect.roles import ACTOR, LEARNER, REPLAY
 from recollect.types import Array, ArraySpec, Metrics
 
@@ -98,7 +99,7 @@ class Watched(FarReplay):
         """As `FarReplay`."""
         batch = super().gather(draw, out, **how)
         self.latency.append(time.perf_counter() - self._asked_at.pop(id(draw)))
-        for drawn, _ in draw.parts:
+        for drawn in (each for part in draw.parts for each in part if isinstance(each, Drawn)):
             self.came += drawn.parcel.nbytes
             for _, _, steps, last, _ in drawn.parcel.header.tolist():
                 self.came_raw += self._spec.nbytes(steps, bool(last))

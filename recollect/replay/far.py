@@ -43,7 +43,7 @@ ASK_SECONDS = (0.002, 0.1)
 _BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
-@dataclass(eq=False)
+@dataclass
 class FarDraw:
     """What was asked for: `gather` waits for it.
 
