@@ -60,7 +60,6 @@ CASES = (
     (2, "none", False, 1, 1),
     (1, "none", False, 3, 1),
     (1, "none", False, 3, 3),
-    (1, "zstd", False, 0.01, 0.01),
     (1, "zstd", False, 8, 1),
     (1, "zstd", False, 8, 8),
 )

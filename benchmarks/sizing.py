@@ -39,7 +39,7 @@ class Cost:
 
 COSTS = {
     "zstd": Cost(step=0.9e-6, message=0.8e-3, batch=3.0e-3, gather=20e-3),
-    "none": Cost(step=3.2e-6, message=0.8e-3, batch=18e-3, gather=13e-3),
+    "none": Cost(step=2.4e-6, message=0.8e-3, batch=12e-3, gather=12e-3),
 }
 
 
@@ -69,7 +69,7 @@ def need(steps: float, codec: str = "zstd", processes: int = 0, ratio: float = 1
     """What replay needs where so many environment steps come in a second.
 
     >>> round(need(16_640).updates, 2), need(16_640).shards, round(need(16_640).gigabits, 2)
-    (5.0, 1, 0.13)
+    (5.0, 1, 0.14)
 
     Args:
         steps: of all actors together, per second.
@@ -106,38 +106,47 @@ def need(steps: float, codec: str = "zstd", processes: int = 0, ratio: float = 1
 
 LOADS = (
     # whose, steps a second, what of it was measured
-    ("a laptop: 16 slots", 1_040, "computed"),
-    ("one large machine: 64 slots", 4_160, "computed"),
-    ("Ape-X's 360 actors (as sequences)", 12_500, "computed"),
+    ("a laptop, 16 slots", 1_040, "computed"),
+    ("one machine, 64 slots", 4_160, "computed"),
+    ("Ape-X's 360 actors, as sequences", 12_500, "computed"),
     ("**R2D2's 256 actors**", 16_640, "**replay measured**"),
-    ("four times R2D2", 66_560, "replay measured"),
-    ("eight times R2D2", 133_120, "replay measured"),
-    ("a million steps a second", 1_000_000, "computed; too much for one learner"),
+    ("4 times R2D2", 66_560, "computed; measured with 2 processes"),
+    ("8 times R2D2", 133_120, "computed; measured with 2 processes"),
+    ("a million steps/s", 1_000_000, "computed; too much for one learner"),
+)
+HEAD = (
+    *("load", "steps/s", "frames/s", "updates/s", "in", "out", "network, Gbit/s", "shards"),
+    *("cores of shards", "cores of gathering", "memory, GB", "how known"),
 )
 
 
 def table() -> list[str]:
-    """The loads and their needs as lines of Markdown."""
-    lines = [
-        "| load | steps/s | frames/s | updates/s | in + out, zstd | in + out, none | shards | "
-        "cores of shards | cores of gathering | 4M steps, zstd (none) | |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """The loads and their needs as lines of Markdown: with zstd, and in brackets without."""
+    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for name, steps, how in LOADS:
         packed, plain = need(steps), need(steps, "none")
-        lines.append(
-            f"| {name} | {steps:,} | {4 * steps:,} | {packed.updates:.2g} | "
-            f"{_short(packed.incoming)} + {_short(packed.outgoing)}: {packed.gigabits:.2g} Gbit/s | "
-            f"{plain.gigabits:.2g} Gbit/s | {packed.shards} ({plain.shards}) | "
-            f"{packed.processors:.2g} ({plain.processors:.2g}) | "
-            f"{packed.gathering:.2g} ({plain.gathering:.2g}) | "
-            f"{packed.stored / 1e9:.2g} GB ({plain.stored / 1e9:.2g}) | {how} |"
+        figures = [
+            f"{_short(getattr(packed, what))} ({_short(getattr(plain, what))})"
+            for what in ("gigabits", "shards", "processors", "gathering")
+        ]
+        row = (
+            name,
+            f"{steps:,}",
+            f"{4 * steps:,}",
+            _short(packed.updates),
+            f"{_short(packed.incoming / 1e6)} MB/s",
+            f"{_short(packed.outgoing / 1e6)} MB/s",
+            *figures,
+            f"{_short(packed.stored / 1e9)} ({_short(plain.stored / 1e9)})",
+            how,
         )
+        lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
-def _short(nbytes: float) -> str:
-    return f"{nbytes / 1e6:.2g} MB/s" if nbytes < 1e8 else f"{nbytes / 1e9:.2g} GB/s"
+def _short(value: float) -> str:
+    """Two digits, without an exponent."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 if __name__ == "__main__":
