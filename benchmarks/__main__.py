@@ -11,7 +11,9 @@ import importlib
 import sys
 import time
 
-NAMES = ("tree", "sequences", "learner", "acting", "overhead", "learn", "saving", "spread")
+NAMES = (
+    *("tree", "sequences", "learner", "acting", "overhead", "learn", "saving", "spread", "shards"),
+)
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import recollect
+from benchmarks import sizing
 from recollect import cli
 from recollect.protocols import FRAME_CAP, PROTOCOLS
 from tests.untrained import made
@@ -98,6 +99,25 @@ def test_the_page_on_evaluation_has_every_protocol_and_what_score_prints(
     lines = capsys.readouterr().out.splitlines()
     cut = shown.index("                ...")
     assert shown[:cut] == lines[:cut]
+
+
+def test_the_page_on_many_machines_has_the_table_of_what_replay_needs() -> None:
+    assert "\n".join(sizing.table()) in (ROOT / "docs/distributed.md").read_text()
+
+
+def test_what_replay_needs_follows_from_its_blocks() -> None:
+    plain, packed = sizing.need(16_640, "none"), sizing.need(16_640)
+    block = 43 * 84 * 84  # 40 frames, and the 3 before them
+    assert plain.incoming == pytest.approx(416 * block, rel=0.02)
+    assert plain.outgoing == pytest.approx(5 * 64 * 4 * block, rel=0.02), (
+        "a window lies in 4 blocks"
+    )
+    assert packed.incoming == pytest.approx(4.13e6, rel=0.05), "as was measured"
+    assert sizing.need(33_280).gigabits == pytest.approx(2 * packed.gigabits)
+    assert sizing.need(16_640, ratio=0.5).outgoing == packed.outgoing / 2
+    for steps in (1_000, 100_000, 1_000_000):
+        found = sizing.need(steps)
+        assert found.processors <= sizing.BUSY * found.shards
 
 
 ALONE = """

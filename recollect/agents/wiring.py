@@ -203,9 +203,14 @@ def make_replay(config: Any, spec: BlockSpec, shard: int = 0) -> Replay:
 
 def far_replay(config: Any, spec: BlockSpec, shards: Sequence[Handle]) -> FarReplay:
     """The replay in other processes, or in several parts, as a part holds it."""
-    from recollect.replay.far import FarReplay
+    from recollect.replay.far import SEND_BLOCKS, FarReplay
 
-    return FarReplay(shards, spec, config.windows(), _limiter(config, 0))
+    room = config.replay_steps
+    if config.replay_bytes:
+        room = min(room, config.replay_bytes * config.period // spec.nbytes(config.period, True))
+    blocks = min(SEND_BLOCKS, max(1, room // (16 * config.period * len(shards))))
+    limiter = _limiter(config, 0)
+    return FarReplay(shards, spec, config.windows(), limiter, send_blocks=blocks)
 
 
 def serve_replay(replay: Replay) -> Shard:

@@ -41,7 +41,7 @@ from recollect.types import Array
 
 SEND_SECONDS = 0.1
 """Experience that waits so long is sent, however little it is."""
-SEND_BYTES = 1 << 20
+SEND_BYTES = 4 << 20
 SEND_BLOCKS = 64
 """So much is sent at once."""
 ASK_SECONDS = (0.002, 0.1)
@@ -86,6 +86,7 @@ class FarReplay:
         spec, windows: of the blocks and items.
         limiter: of nothing counted and no `min_size`: it answers for all shards together.
         posts: for messages on their way; None: for some.
+        send_blocks: sent at once; far fewer than a shard can hold.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class FarReplay:
         windows: Windows,
         limiter: Limiter,
         posts: Posts | None = None,
+        send_blocks: int = SEND_BLOCKS,
     ) -> None:
         self._shards, self._spec, self._windows = list(shards), spec, windows
+        self._send_blocks = send_blocks
         self._limiter = limiter
         self.posts = Posts() if posts is None else posts  # an empty one is false
         self._near = all(shard.near for shard in shards)

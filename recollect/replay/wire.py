@@ -114,16 +114,11 @@ def unpack_items(packed: tuple[Array, Array]) -> list[Item]:
 
 def pack_draw(draw: Draw) -> Drawn:
     """What was drawn, for the way."""
-    places: dict[int, int] = {}
-    unique: list[Block] = []
-    chain = np.zeros(draw.blocks.shape, np.int64)
-    for (b, k), block in np.ndenumerate(draw.blocks):
-        place = places.setdefault(id(block), len(unique))
-        if place == len(unique):
-            unique.append(block)
-        chain[b, k] = place
+    # Where its bytes begin tells a block from all others.
+    _, first, chain = np.unique(draw.pieces[:, :, 0], return_index=True, return_inverse=True)
     windows = np.stack([getattr(draw, name) for name in _WINDOW])
-    return Drawn(windows, draw.probabilities, chain, pack_blocks(unique))
+    parcel = pack_blocks(draw.blocks.ravel()[first].tolist())
+    return Drawn(windows, draw.probabilities, chain.reshape(draw.blocks.shape), parcel)
 
 
 def unpack_draws(
