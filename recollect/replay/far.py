@@ -146,7 +146,7 @@ class FarReplay:
         for item in items:
             self._items[self._shard_of(item.episode)].append(item)
         self._kept_blocks += len(blocks)
-        kept = max(self._kept_blocks / SEND_BLOCKS, self._kept_bytes / SEND_BYTES)
+        kept = max(self._kept_blocks / self._send_blocks, self._kept_bytes / SEND_BYTES)
         if self._near or kept >= 1:
             self.send(wait=kept >= 2)
 
