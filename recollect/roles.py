@@ -30,7 +30,7 @@ class Role:
 _SUMS = (
     *("items", "steps", "bytes", "bytes_unpacked", "blocks", "waiting_blocks", "episodes"),
     *("evicted_items", "late_items", "abandoned_blocks", "dropped_episodes", "stale_write_backs"),
-    *("inserted_steps", "learned_steps"),  # each shard's surplus is that of all, as it knows
+    *("inserted_steps", "learned_steps", "surplus_steps"),
 )
 
 REPLAY = Role(

@@ -46,6 +46,12 @@ JOBS: dict[str, dict[str, Any]] = {
         "env": "recollect/PositionCartPole-v0",
         "actor_processes": 2,
     },
+    "PositionCartPole, replay in shards": {
+        "agent": "r2d2",
+        "env": "recollect/PositionCartPole-v0",
+        "actor_processes": 2,
+        "replay_shards": 2,
+    },
     "Recall": {
         "agent": "r2d2",
         "env": "recollect/Recall-v0",

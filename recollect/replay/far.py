@@ -276,7 +276,7 @@ class FarReplay:
             mine = chosen == k
             local = (points[mine] - (ends[k] - masses[k])) / masses[k]
             local = np.clip(local, 0.0, _BELOW_ONE)
-            asked = self._ask(k, "draw", local, *self._elsewhere(k))
+            asked = self._ask(k, "draw", local)
             draw.waiting.append((asked, places[mine], local))
 
     def _receive(self, draw: FarDraw) -> None:
@@ -327,7 +327,7 @@ class FarReplay:
             return
         self._asked, self._pause = now, min(2 * self._pause, ASK_SECONDS[1])
         for k in range(len(self._shards)):
-            asked = self._ask(k, "look", *self._elsewhere(k))
+            asked = self._ask(k, "look")
             if self._near:
                 self._hear(asked, asked.answer.result())
             else:
@@ -345,11 +345,6 @@ class FarReplay:
             if asked.number > self._heard[asked.shard]:
                 self._heard[asked.shard] = asked.number
                 self._standing[asked.shard] = standing
-
-    def _elsewhere(self, k: int) -> tuple[Totals, float]:
-        """What is known of all shards but number k."""
-        others = self._standing[:k] + self._standing[k + 1 :]
-        return Totals.of([each.totals for each in others]), sum(each.mass for each in others)
 
     def _mass(self) -> float:
         return sum(standing.mass for standing in self._standing)

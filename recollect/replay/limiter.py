@@ -64,8 +64,8 @@ class Limiter:
             the largest insert (times ratio) and the largest sample lets the two sides take turns
             without waiting for each other; with less, still one of them is always wanted.
     Attributes:
-        elsewhere: what the other shards of the same replay have counted, as far as that is known;
-            the answers are about all of it.
+        elsewhere: what other limiters of the same replay have counted, as far as that is known; the
+            answers are about all of it.
     Raises:
         ValueError: if an argument is outside its range.
     """

@@ -29,12 +29,7 @@ class Shard:
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
 
-    def look(self, elsewhere: Totals, mass_elsewhere: float) -> Standing:
-        """How it stands, having heard what the other shards have counted, and their mass."""
-        self._replay.hear(elsewhere, mass_elsewhere)
-        return self.standing()
-
-    def standing(self) -> Standing:
+    def look(self) -> Standing:
         """How it stands."""
         replay = self._replay
         return Standing(replay.totals, replay.mass, len(replay))
@@ -43,17 +38,14 @@ class Shard:
         """Insert blocks and items; raises as `Replay.insert`."""
         blocks = wire.unpack_blocks(self._replay.spec, parcel)
         self._replay.insert(blocks, wire.unpack_items(items))
-        return self.standing()
+        return self.look()
 
-    def draw(
-        self, uniforms: Array, elsewhere: Totals, mass_elsewhere: float
-    ) -> tuple[Drawn | None, Standing]:
+    def draw(self, uniforms: Array) -> tuple[Drawn | None, Standing]:
         """What these numbers [n] draw, or None if there is nothing; and how it stands then."""
-        self._replay.hear(elsewhere, mass_elsewhere)
         if not self._replay.mass > 0:
-            return None, self.standing()
+            return None, self.look()
         drawn = wire.pack_draw(self._replay.draw(uniforms))
-        return drawn, self.standing()
+        return drawn, self.look()
 
     def update_priorities(self, slots: Array, uids: Array, priorities: Array) -> None:
         """As `Replay.update_priorities`."""

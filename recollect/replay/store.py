@@ -113,7 +113,6 @@ class Replay:
         self._capacity_steps = math.inf if capacity_steps is None else capacity_steps
         self._capacity_bytes = math.inf if capacity_bytes is None else capacity_bytes
         self._contents = Contents(spec, windows)
-        self._mass_elsewhere = 0.0
 
     def __len__(self) -> int:
         """Items."""
@@ -139,7 +138,7 @@ class Replay:
         """Bytes held, overheads included."""
         return self._contents.nbytes
 
-    # --- Beside others ---------------------------------------------------------------------------
+    # --- Beside other stores ---------------------------------------------------------------------
 
     @property
     def mass(self) -> float:
@@ -151,15 +150,11 @@ class Replay:
         """What its limiter has counted."""
         return self._limiter.totals
 
-    def hear(self, elsewhere: Totals, mass_elsewhere: float) -> None:
-        """Hear what the other shards of this replay have counted, and what is there to draw."""
-        self._limiter.elsewhere, self._mass_elsewhere = elsewhere, mass_elsewhere
-
     # --- What comes in and what goes -------------------------------------------------------------
 
     def wants_insert(self) -> bool:
         """Whether experience is wanted now."""
-        return self._limiter.wants_insert(self._sampler.mass + self._mass_elsewhere > 0)
+        return self._limiter.wants_insert(self._sampler.mass > 0)
 
     def insert(self, blocks: Sequence[Block], items: Sequence[Item]) -> None:
         """Take in blocks, then items over these or earlier ones.

@@ -38,7 +38,7 @@ class Sides:
         self.spread = spread
         self.actors = [spread.client(f"actor/{i}") for i in range(actors)]
         self.learner = spread.client("learner")
-        self.draw: far.FarDraw | None = None
+        self.drawn: list[far.FarDraw] = []
         self.inserted = self.learned = 0
         self.draws = 0
 
@@ -61,25 +61,27 @@ class Sides:
         self.inserted += 2
         return True
 
-    def sample(self) -> bool:
-        """The learner asks for a batch, or takes the one it asked for."""
-        if self.draw is not None:
-            batch, self.draw = self.learner.gather(self.draw), None
+    def gather(self) -> None:
+        """The learner takes a batch it asked for."""
+        if self.drawn:
+            batch = self.learner.gather(self.drawn.pop(self.draws % len(self.drawn)))
             assert batch.learned.sum() == 2 * BATCH
-            return True
+
+    def sample(self) -> bool:
+        """The learner asks for a batch, if that is wanted."""
         if not self.learner.wants_sample():
             return False
         assert self.inserted >= self.spread.min_size
         assert self.surplus >= 0
-        self.draw = self.learner.draw(uniforms(BATCH, self.draws))
+        self.drawn.append(self.learner.draw(uniforms(BATCH, self.draws)))
         self.learned += 2 * BATCH
         self.draws += 1
         return True
 
     def settle(self, clock: Clock) -> None:
         """Everything arrives, and everybody knows."""
-        if self.draw is not None:
-            self.sample()
+        while self.drawn:
+            self.gather()
         for _ in range(3):
             for side in (*self.actors, self.learner):
                 side.flush()
@@ -119,8 +121,10 @@ def test_one_side_is_always_wanted_and_the_surplus_bounded(
     for do in does:
         if do < actors:
             sides.insert(do)
-        elif do < 5:
+        elif do == 3:
             sides.sample()
+        elif do == 4:
+            sides.gather()
         elif do < 9:
             spread.world.move()
         else:
@@ -225,6 +229,19 @@ def test_nothing_is_drawn_before_every_shard_has_told_what_it_waits_for(clock: C
         assert not learner.wants_sample()
 
 
+def test_what_was_asked_for_and_has_not_come_counts_as_learned(clock: Clock) -> None:
+    spread = Spread(2, limits=(1.0, 0, 100.0))
+    sides = Sides(spread, 1)
+    for _ in range(3):
+        sides.actors[0].wants_insert()
+        spread.world.run()
+        assert sides.insert(0)
+    sides.settle(clock)
+    assert [sides.sample() for _ in range(3)] == [True, True, False], "6 steps came, a batch has 6"
+    sides.settle(clock)
+    assert not sides.sample()
+
+
 def test_answers_that_come_late_put_nothing_back(clock: Clock) -> None:
     """An answer to a look before the draw comes after the draw's own."""
     spread = Spread(1, limits=(1.0, 0, 100.0))
@@ -256,7 +273,7 @@ def test_only_gather_waits_and_full_posts_want_nothing(clock: Clock) -> None:
     assert not actor.wants_insert(), "nobody has told yet how they stand"
     spread.world.run()
     uid = 0
-    while actor.wants_insert():
+    while actor.wants_insert() and uid < 100:
         spread.pair(actor, uid)
         uid += 1
         clock.now += 0.03

@@ -264,3 +264,85 @@ def test_places_keep_their_buffers_apart(tmp_path: Path) -> None:
         found = checkpoint.load(saved.path).state
         assert found is not None
         assert digest(found) == digest(state)
+
+
+# --- What is on disk need not be in memory --------------------------------------------------------
+
+
+class Unread(list[Any]):
+    """Arrays of which it is told which were looked at."""
+
+    def __init__(self, arrays: Any) -> None:
+        super().__init__(arrays)
+        self.read: set[int] = set()
+
+    def __getitem__(self, at: Any) -> Any:
+        self.read.add(at)
+        return super().__getitem__(at)
+
+
+def test_buffers_on_disk_are_given_back_and_not_read_for_the_next_save(tmp_path: Path) -> None:
+    writer = Checkpoints(tmp_path)
+    assert writer.on_disk() == {}
+    save(writer, 1, 0, 100)
+    save(writer, 2, 20, 110)
+    found = writer.on_disk()
+    assert set(found) == {"/b"}
+    assert digest({"b": found["/b"]}) == digest({"b": constant(20, 110)})
+    assert not found["/b"].arrays[0].flags.writeable
+    known, fresh = Unread(found["/b"].arrays), Unread(constant(110, 120).arrays)
+
+    class Both(Unread):
+        def __getitem__(self, at: Any) -> Any:
+            return known[at] if at < len(known) else fresh[at - len(known)]
+
+    state = {"b": Buffers(np.arange(20, 120), Both([*known, *fresh]))}
+    path = writer.save("last", parameters={}, meta={"env_steps": 3}, state=state).path
+    assert known.read == set(), "they were linked"
+    assert fresh.read == set(range(10))
+    saved = checkpoint.load(path).state
+    assert saved is not None
+    assert digest(saved) == digest({"b": constant(20, 120)})
+
+
+def test_a_segment_that_vanished_is_not_on_disk_and_is_written_from_memory(tmp_path: Path) -> None:
+    writer = Checkpoints(tmp_path)
+    save(writer, 1, 0, 40)
+    path = save(writer, 2, 0, 60).path
+    before = writer.on_disk()
+    (path / file_name(0)).unlink()
+    found = writer.on_disk()["/b"]
+    assert found.numbers.tolist() == list(range(40, 60))
+    assert digest({"b": found}) == digest({"b": constant(40, 60)})
+    # What was taken from disk before is still there for who has it.
+    path = writer.save("last", parameters={}, meta={"env_steps": 3}, state={"b": before["/b"]}).path
+    saved = checkpoint.load(path).state
+    assert saved is not None
+    assert digest(saved) == digest({"b": constant(0, 60)})
+    assert len(writer.on_disk()["/b"].numbers) == 60
+
+
+def test_what_vanishes_while_it_is_looked_at_is_not_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C6: a run does not end for it."""
+    writer = Checkpoints(tmp_path)
+    save(writer, 1, 0, 40)
+
+    def gone(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(segments, "open_all", gone)
+    assert writer.on_disk() == {}
+
+
+def test_a_checkpoint_of_parameters_alone_leaves_what_is_on_disk(tmp_path: Path) -> None:
+    writer = Checkpoints(tmp_path)
+    save(writer, 1, 0, 40)
+    writer.save("best", parameters=parameters_at(1), meta={"env_steps": 2})
+    assert len(writer.on_disk()["/b"].numbers) == 40
+    old = save_full(Checkpoints(tmp_path / "run"), 10)
+    resumed = Checkpoints(tmp_path / "elsewhere", resume_from=old.path).on_disk()
+    state = state_at(10)
+    assert set(resumed) == {"/replay~10/buffers", "/replay~11"}
+    assert digest({"b": resumed["/replay~11"]}) == digest({"b": state["replay/1"]})

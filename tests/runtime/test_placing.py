@@ -1,0 +1,195 @@
+"""What parts take of machines: said in words, and whether there is room for it."""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recollect.runtime import placing
+from recollect.runtime.placing import DEFAULTS, KINDS, LEAST, Demand, Node, check_room, parse
+from recollect.types import ConfigError
+
+
+def test_the_examples_of_the_docstrings_hold() -> None:
+    assert doctest.testmod(placing).failed == 0
+
+
+def test_nothing_said_is_the_defaults() -> None:
+    assert parse("") == {kind: DEFAULTS.get(kind, Demand()) for kind in KINDS}
+    assert parse("  ")["learner"] == Demand(cpus=1.0)
+    assert parse("")["replay"].bundle() == {"CPU": LEAST}
+
+
+def test_what_is_said_of_a_kind_changes_that_alone() -> None:
+    found = parse("learner:cpus=4,gpus=1 actor:node=10.0.0.2 replay:cpus=0.5,node=big actor:cpus=2")
+    assert found["learner"] == Demand(4.0, 1.0)
+    assert found["actor"] == Demand(2.0, 0.0, "10.0.0.2")
+    assert found["replay"] == Demand(0.5, 0.0, "big")
+    assert found["parameters"] == Demand()
+    assert parse(placing.EXAMPLE)["actor"].node == "10.0.0.2"
+
+
+def test_a_bundle_is_what_a_cluster_reads() -> None:
+    """An address is a node's own resource, any other name one that it was started with."""
+    assert Demand(2.0, 1.0, "10.0.0.2").bundle() == {"CPU": 2.0, "GPU": 1.0, "node:10.0.0.2": LEAST}
+    assert Demand(1.0, 0.0, "fe80::1").bundle() == {"CPU": 1.0, "node:fe80::1": LEAST}
+    assert Demand(1.0, 0.0, "big").bundle() == {"CPU": 1.0, "big": LEAST}
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("learner", r"place 'learner': kind:what=value,\.\.\. was wanted, as in 'learner:cpus=4"),
+        ("learner:", r"place 'learner:': kind:what=value"),
+        ("lerner:cpus=1", r"kind of part 'lerner' is not known: did you mean learner\?, there are"),
+        (":cpus=1", r"kind of part '' is not known, there are learner, actor"),
+        ("actor:cpu=1", r"setting 'cpu' is not known: did you mean cpus\?, there are cpus, gpus"),
+        ("actor:cpus", r"cpus has no value"),
+        ("actor:cpus=", r"cpus has no value"),
+        ("actor:cpus=1,", r"setting '' is not known"),
+        ("actor:cpus=0", r"cpus is '0', a number from 0\.001 was wanted, a whole one if it is"),
+        ("actor:cpus=-1", r"cpus is '-1'"),
+        ("actor:cpus=1.5", r"cpus is '1\.5'"),
+        ("actor:cpus=many", r"cpus is 'many'"),
+        ("actor:cpus=nan", r"cpus is 'nan'"),
+        ("actor:cpus=inf", r"cpus is 'inf'"),
+        ("actor:gpus=10001", r"gpus is '10001', a number from 0 was wanted"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(place: str, message: str) -> None:
+    """F1."""
+    with pytest.raises(ConfigError, match=message) as found:
+        parse(place)
+    assert "\n" not in str(found.value)
+
+
+@given(place=st.text(alphabet="actorlen:=,. gpus0129-\n", max_size=40))
+def test_any_text_is_read_or_refused_in_a_line(place: str) -> None:
+    """F1."""
+    found: Mapping[str, Demand] | str
+    try:
+        found = parse(place)
+    except ConfigError as error:
+        found = str(error)
+    assert "\n" not in found
+    assert isinstance(found, str) or set(found) == set(KINDS)
+
+
+# --- Room -----------------------------------------------------------------------------------------
+
+
+def fits(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> bool:
+    """Whether any way of putting each part on some node does: all are tried."""
+    bundles = [demand.bundle() for demand in demands.values()]
+    for way in itertools.product(range(len(nodes)), repeat=len(bundles)):
+        used: list[dict[str, float]] = [{} for _ in nodes]
+        for bundle, node in zip(bundles, way, strict=True):
+            for what, amount in bundle.items():
+                used[node][what] = used[node].get(what, 0.0) + amount
+        if all(
+            amount <= node.free.get(what, 0.0) + 1e-6
+            for node, own in zip(nodes, used, strict=True)
+            for what, amount in own.items()
+        ):
+            return True
+    return not bundles
+
+
+def has_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> bool:
+    try:
+        check_room(demands, nodes)
+    except ConfigError:
+        return False
+    return True
+
+
+addresses = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+clusters = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0, 4.0]), st.sampled_from([0.0, 1.0, 2.0])),
+    min_size=1,
+    max_size=3,
+).map(
+    lambda sizes: [
+        Node(address, {"CPU": cpus, "GPU": gpus, f"node:{address}": 1.0})
+        for address, (cpus, gpus) in zip(addresses, sizes, strict=False)
+    ]
+)
+
+
+def demands_of(sizes: Sequence[tuple[float, float, str]]) -> dict[str, Demand]:
+    return {f"actor/{i}": Demand(*size) for i, size in enumerate(sizes)}
+
+
+@given(
+    sizes=st.lists(
+        st.tuples(
+            st.sampled_from([LEAST, 0.5, 1.0, 2.0, 3.0]),
+            st.sampled_from([0.0, 0.0, 0.5, 1.0]),
+            st.sampled_from(["", "", *addresses]),
+        ),
+        max_size=5,
+    ),
+    nodes=clusters,
+)
+def test_what_is_let_through_fits(sizes: list[tuple[float, float, str]], nodes: list[Node]) -> None:
+    """And so what cannot fit is refused."""
+    demands = demands_of(sizes)
+    if has_room(demands, nodes):
+        assert fits(demands, nodes)
+
+
+@given(
+    sizes=st.lists(
+        st.tuples(
+            st.sampled_from([0.5, 1.0, 2.0, 4.0]), st.just(0.0), st.sampled_from(["", *addresses])
+        ),
+        max_size=5,
+    ),
+    nodes=clusters,
+)
+def test_what_fits_is_let_through_where_each_size_divides_the_next(
+    sizes: list[tuple[float, float, str]], nodes: list[Node]
+) -> None:
+    """The usual: halves, one, two or four processors each, here or there."""
+    demands = demands_of(sizes)
+    assert has_room(demands, nodes) == fits(demands, nodes)
+
+
+def test_another_order_that_would_do_by_luck_is_not_looked_for() -> None:
+    """The docstring says so: the largest is put on the first node, where the others would fit."""
+    nodes = [Node("a", {"CPU": 4.0}), Node("b", {"CPU": 3.0})]
+    demands = demands_of([(cpus, 0.0, "") for cpus in (3, 2, 2)])
+    assert fits(demands, nodes)
+    assert not has_room(demands, nodes)
+
+
+def test_parts_that_are_bound_to_a_node_are_put_there_first() -> None:
+    """The others have somewhere else to go."""
+    nodes = [Node(a, {"CPU": 1.0, f"node:{a}": 1.0}) for a in addresses[:2]]
+    check_room({"learner": Demand(1.0), "actor/0": Demand(1.0, 0.0, addresses[0])}, nodes)
+
+
+def test_the_message_says_what_is_wanted_and_what_is_free() -> None:
+    nodes = [
+        Node("10.0.0.1", {"CPU": 2.0, "GPU": 1.0}),
+        Node("10.0.0.2", {"CPU": 4.0}),
+    ]
+    demands = {"learner": Demand(2.0, 1.0), **{f"actor/{i}": Demand(1.0) for i in range(5)}}
+    with pytest.raises(ConfigError) as found:
+        check_room(demands, nodes)
+    assert str(found.value) == (
+        "there is no room for actor/4, which takes 1 CPU: all parts take 7 CPU and 1 GPU, and free "
+        "is 2 CPU and 1 GPU on 10.0.0.1, 4 CPU on 10.0.0.2. Take less with place (as in "
+        "'learner:cpus=4,gpus=1 actor:cpus=1,node=10.0.0.2'), fewer actor_processes, or add "
+        "machines"
+    )
+    many = [Node(f"10.0.1.{i}", {"CPU": 0.0}) for i in range(20)]
+    with pytest.raises(ConfigError, match=r"10\.0\.1\.7 and 12 more nodes\. Take less"):
+        check_room(demands, many)
+    with pytest.raises(ConfigError, match=r"takes 1 CPU, 0\.001 node:10\.9\.9\.9: .* is nothing"):
+        check_room({"actor/0": Demand(1.0, 0.0, "10.9.9.9")}, [])

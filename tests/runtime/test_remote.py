@@ -1,0 +1,439 @@
+"""A program whose parts are elsewhere: counts, limits, who is named when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recollect.messages import Known, PartLostError, PartSilentError, Pending
+from recollect.program import Far, Part, Program
+from recollect.roles import ACTOR, LEARNER, REPLAY
+from recollect.runtime import hosting, remote
+from recollect.runtime.hosting import Slice
+from recollect.runtime.remote import Remote
+from recollect.types import DivergedError, EnvError
+from tests.runtime.faked import Threads, until
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(remote, "SLICE_SECONDS", 0.02)
+    monkeypatch.setattr(remote, "LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(hosting, "_hear_warnings", lambda kept: None)
+    with warnings.catch_warnings():
+        yield
+
+
+# --- A transport that only says what it is told to ------------------------------------------------
+
+
+class Late(Known):
+    """An answer that comes when `here` is set."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "here", False)
+
+    def ready(self) -> bool:
+        return self.here  # type: ignore[attr-defined]
+
+    def give(self, value: Any) -> None:
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "here", True)
+
+
+class Scripted:
+    """Workers that are counts alone; a slice ends when it is chosen to, after chosen turns.
+
+    Args:
+        steps: of each worker's turn, by name.
+        choose: a number in [0, n).
+    """
+
+    def __init__(self, steps: dict[str, int], choose: Callable[[int], int] = lambda n: 0) -> None:
+        self.steps, self.choose = steps, choose
+        self.done = dict.fromkeys(steps, 0)
+        self.open: dict[str, tuple[Late, dict[str, int]]] = {}
+        self.asked: list[tuple[str, str]] = []
+        self.answers: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self.closed = False
+
+    def program(self) -> Program:
+        kinds = {"actor": ACTOR, "learner": LEARNER, "replay": REPLAY}
+        parts = (Part(name, kinds[name.partition("/")[0]], list) for name in self.steps)
+        return Program(tuple(parts), policy=list)
+
+    def counts(self, name: str) -> dict[str, int]:
+        return {"updates" if name == "learner" else "env_steps": self.done[name]}
+
+    def start(self, part: Part, held: Any) -> None:
+        pass
+
+    def ask(self, name: str, method: str, *arguments: Any) -> Pending:
+        self.asked.append((name, method))
+        if method == "slice":
+            self.open[name] = (Late(), arguments[1])
+            return self.open[name][0]
+        if method in self.answers:
+            return self.answers[method]
+        if method == "who":
+            return Known({"pid": 77, "host": "far"})
+        return Known(self.counts(name) if arguments == ("counts",) else None)
+
+    def wait(self, answers: Sequence[Pending], seconds: float) -> None:
+        if self.open:
+            self.end(sorted(self.open)[self.choose(len(self.open))], self.choose(4))
+
+    def end(self, name: str, turns: int) -> None:
+        """A slice ends after so many turns, or at its limit."""
+        answer, limits = self.open.pop(name)
+        taken = 0
+        while taken < turns and not any(self.counts(name)[x] >= n for x, n in limits.items()):
+            self.done[name] += self.steps[name]
+            taken += 1
+        told, self.warnings = self.warnings, []
+        answer.give(Slice(self.counts(name), taken, 1.0, 0.25 * taken, 2, 99, 0, told))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@given(
+    steps=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    limits=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    choices=st.lists(st.integers(0, 99), max_size=80),
+)
+@settings(max_examples=150)
+def test_a_limit_is_reached_and_passed_by_less_than_a_turn_of_each_worker(
+    steps: list[int], limits: list[int], choices: list[int]
+) -> None:
+    """However unequal they are; slices that run have their promise."""
+    left, dice = iter(choices), Random(0)  # in the end everybody's slice ends
+    workers = {f"actor/{i}": n for i, n in enumerate(steps)}
+    made = Scripted({**workers, "learner": 1}, lambda n: next(left, dice.randrange(n)) % n)
+    runtime = Remote(made.program(), made, 60.0)
+    limit = 0
+    for more in limits:
+        limit += more
+        runtime.run(lambda c, n=limit: c["env_steps"] >= n, {"env_steps": limit})  # type: ignore[misc]
+        done = sum(made.done[name] for name in workers)
+        assert limit <= runtime.counts()["env_steps"] <= done
+        # What is still running may go on to what it was promised.
+        for name in sorted(made.open):
+            if name != "learner":
+                made.end(name, 10**6)
+        assert sum(made.done[name] for name in workers) <= limit + sum(n - 1 for n in steps)
+
+
+def test_who_adds_to_nothing_that_is_limited_goes_on() -> None:
+    made = Scripted({"learner": 1, "actor/0": 1}, Random(0).randrange)
+    runtime = Remote(made.program(), made, 60.0)
+    runtime.run(lambda c: c["env_steps"] >= 9, {"env_steps": 9})
+    made.asked.clear()
+    more = made.done["learner"] + 20
+    runtime.run(lambda c: c["updates"] >= more, {"env_steps": 9})
+    slices = Counter(name for name, method in made.asked if method == "slice")
+    assert slices["actor/0"] == 0
+    assert slices["learner"] > 1
+
+
+def test_settling_learns_what_is_owed_also_if_the_last_slice_had_nothing_to_do() -> None:
+    """It was given before the actors' last steps arrived."""
+    made = Scripted({"learner": 1, "actor/0": 1}, Random(0).randrange)
+    runtime = Remote(made.program(), made, 60.0)
+    runtime.run(lambda c: c["env_steps"] >= 3, {"env_steps": 3})
+    if "learner" not in made.open:
+        runtime._give(runtime._workers["learner"], {})
+    made.end("learner", 0)
+    owed = iter([3, 1, 0])
+    made.choose = lambda n: next(owed, 0) if n == 4 else 0
+    before = made.done["learner"]
+    made.asked.clear()
+    assert runtime.settle(lambda: False)
+    assert made.done["learner"] == before + 4
+    assert made.asked.index(("actor/0", "hold")) < made.asked.index(("learner", "slice"))
+    assert ("actor/0", "release") in made.asked
+    made.asked.clear()
+    assert runtime.settle(lambda: True), "a signal came"
+    assert ("learner", "slice") not in made.asked
+
+
+# --- Late, silent, hanging: on a clock of our own -------------------------------------------------
+
+
+class Clocked(Scripted):
+    """Nothing ends, and every look takes a second."""
+
+    def __init__(self, clock: Any) -> None:
+        super().__init__({"actor/0": 1})
+        self.clock = clock
+
+    def wait(self, answers: Sequence[Pending], seconds: float) -> None:
+        self.clock.now += 1.0
+
+
+@pytest.fixture
+def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Clocked, Remote]:
+    clock = SimpleNamespace(now=0.0, sleep=lambda seconds: None)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(remote, "time", clock)
+    made = Clocked(clock)
+    return made, Remote(made.program(), made, 60.0)
+
+
+def never(_: Any) -> bool:
+    return False
+
+
+def test_a_part_that_says_nothing_is_named_within_its_deadline(
+    clocked: tuple[Clocked, Remote],
+) -> None:
+    """R5: what hangs altogether."""
+    made, runtime = clocked
+    made.answers["doing"] = Late()
+    with pytest.raises(
+        PartSilentError, match=r"actor/0 \(process 77 on far\) has not answered for \d+ s: it hangs"
+    ):
+        runtime.run(never)
+    assert remote.DEADLINE < made.clock.now < remote.LATE_SECONDS + remote.DEADLINE + 5
+
+
+def test_a_turn_that_takes_long_and_answers_is_let_be(clocked: tuple[Clocked, Remote]) -> None:
+    """An evaluation of many minutes, longer than any answer may take."""
+    made, runtime = clocked
+    runtime.run(lambda _: made.clock.now > 5 * remote.DEADLINE)
+    assert 1 < made.asked.count(("actor/0", "doing")) < 5 * remote.DEADLINE
+    with pytest.raises(PartSilentError, match="actor/0"):
+        runtime.run(never)
+    assert remote.TURN_SECONDS < made.clock.now < remote.TURN_SECONDS + 5
+
+
+def test_an_environment_that_hangs_is_named(clocked: tuple[Clocked, Remote]) -> None:
+    """R8."""
+    made, runtime = clocked
+    made.answers["doing"] = Known((59.0, "environment Slow-v0, slot 3: step 7"))
+    runtime.run(lambda _: made.clock.now > 70)
+    made.answers["doing"] = Known((61.0, "environment Slow-v0, slot 3: step 7"))
+    with pytest.raises(
+        EnvError,
+        match=r"actor/0: environment Slow-v0, slot 3: step 7 has not returned for 61 s, "
+        r"env_deadline is 60: mend the environment",
+    ):
+        runtime.run(never)
+
+
+def test_a_slice_in_time_is_not_looked_into(clocked: tuple[Clocked, Remote]) -> None:
+    made, runtime = clocked
+    runtime.run(lambda _: made.clock.now >= remote.LATE_SECONDS)
+    assert ("actor/0", "doing") not in made.asked
+
+
+# --- Figures --------------------------------------------------------------------------------------
+
+
+def test_how_each_part_stands(clocked: tuple[Clocked, Remote]) -> None:
+    made, runtime = clocked
+    (part,) = runtime.parts_now()
+    assert (part.name, part.alive, part.doing, part.pid) == ("actor/0", True, "waiting", 77)
+    assert (part.busy, part.rate, part.queue) == (None, None, None)
+    runtime.run(lambda _: True)
+    runtime._give(runtime._workers["actor/0"], {})
+    made.end("actor/0", 3)
+    runtime._hear()
+    made.clock.now += 4
+    (part,) = runtime.parts_now()
+    assert (part.doing, part.busy, part.rate, part.unit) == ("working", 0.75, 3.0, "steps/s")
+    assert (part.queue, part.queue_bytes, part.seen_seconds) == (2, 99, 4.0)
+    assert runtime.counts() == Counter(env_steps=3)
+
+
+def test_warnings_of_a_part_are_given_here_with_its_name(
+    clocked: tuple[Clocked, Remote],
+) -> None:
+    made, runtime = clocked
+    made.warnings = ["an episode was dropped"]
+    runtime._give(runtime._workers["actor/0"], {})
+    made.end("actor/0", 1)
+    with pytest.warns(RuntimeWarning, match="^actor/0: an episode was dropped$"):
+        runtime._hear()
+
+
+# --- Parts in threads -----------------------------------------------------------------------------
+
+
+class Store:
+    """A service that is told of turns."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def tell(self, number: int) -> None:
+        self.told += number
+
+    def metrics(self) -> dict[str, float]:
+        return {"items": float(self.told), "fill": 0.5 * self.told}
+
+
+class Holds:
+    """What a worker holds of stores."""
+
+    def __init__(self, handles: Sequence[Any]) -> None:
+        from recollect.messages import Posts
+
+        self.handles, self.posts = handles, Posts()
+
+    def tell(self) -> None:
+        for k, handle in enumerate(self.handles):
+            self.posts.add(handle.ask("tell", k + 1))
+
+    def send(self) -> None:
+        self.posts.look()
+
+    def flush(self) -> None:
+        self.posts.flush()
+
+
+class Acts:
+    """A turn takes a millisecond and tells the stores of it."""
+
+    def __init__(self, name: str, stores: Holds, error: Exception | None = None) -> None:
+        self.name, self.stores, self.error, self.turns = name, stores, error, 0
+        self.closed = False
+
+    def ready(self) -> bool:
+        return True
+
+    def step(self) -> None:
+        time.sleep(0.001)
+        self.turns += 1
+        self.stores.tell()
+        if self.error is not None and self.turns == 3:
+            raise self.error
+
+    def counts(self) -> dict[str, int]:
+        return {"updates" if self.name == "learner" else "env_steps": self.turns}
+
+    def metrics(self) -> dict[str, float]:
+        return {"lag_updates": 3.0 + int(self.name[-1] == "1"), "turns": 1.0}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def program(error: Exception | None = None) -> Program:
+    held = {"stores": ("replay/0", "replay/1")}
+
+    def acts(name: str, error: Exception | None = None) -> Callable[..., Acts]:
+        return lambda stores: Acts(name, stores, error)
+
+    return Program(
+        (
+            Part("replay/0", REPLAY, Store, far=Far(Holds)),
+            Part("replay/1", REPLAY, Store, far=Far(Holds)),
+            Part("actor/0", ACTOR, acts("actor/0"), held),
+            Part("actor/1", ACTOR, acts("actor/1", error), held),
+        ),
+        policy=list,
+    )
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    made = Threads()
+    yield made
+    made.close()
+
+
+def test_a_run_counts_what_its_workers_do_and_closes_them(threads: Threads) -> None:
+    runtime = Remote(program(), threads, 60.0)
+    assert runtime.counts() == Counter(env_steps=0)
+    runtime.run(lambda c: c["env_steps"] >= 50, {"env_steps": 50})
+    assert runtime.settle(lambda: False)
+    assert runtime.counts()["env_steps"] == 50
+    turns = [threads.hosts[f"actor/{i}"].part.turns for i in range(2)]
+    assert sum(turns) == 50
+    assert min(turns) > 0
+    assert [runtime.ask(f"replay/{k}", "metrics")["items"] for k in range(2)] == [50.0, 100.0]
+    assert runtime.metrics() == {
+        "replay/items": 50.0 + 100.0,  # items of several shards add up
+        "replay/fill": (25.0 + 50.0) / 2,
+        "actor/lag_updates": 3.5,
+        "actor/turns": 1.0,
+        "actor/0/lag_updates": 3.0,
+        "actor/1/lag_updates": 4.0,
+    }
+    assert set(runtime.metrics("replay")) == {"replay/items", "replay/fill"}
+    assert {part.name: part.lag_updates for part in runtime.parts_now()} == {
+        "replay/0": None,
+        "replay/1": None,
+        "actor/0": 3.0,
+        "actor/1": 4.0,
+    }
+    assert {part.doing for part in runtime.parts_now()[:2]} == {"serving"}
+    assert {part.pid for part in runtime.parts_now()} == {os.getpid()}
+    runtime.close()
+    assert threads.closed
+    assert all(threads.hosts[f"actor/{i}"].part.closed for i in range(2))
+
+
+@pytest.mark.parametrize("error", [EnvError("it exploded"), DivergedError("NaN"), KeyError("x")])
+def test_what_a_part_raises_is_raised_here_as_what_it_is(
+    threads: Threads, error: Exception
+) -> None:
+    runtime = Remote(program(error), threads, 60.0)
+    with pytest.raises(type(error), match=str(error)):
+        runtime.run(never)
+    runtime.close()
+
+
+def test_a_part_that_dies_is_named_and_shown(threads: Threads) -> None:
+    """R1, and R2: it is told by who posted to it."""
+    runtime = Remote(program(), threads, 60.0)
+    runtime.run(lambda c: c["env_steps"] >= 4)
+    threads.lose("actor/1")
+    with pytest.raises(PartLostError, match=r"^actor/1 \(process \d+ on .+\): it died$"):
+        runtime.run(never)
+    alive = {part.name: part.alive for part in runtime.parts_now()}
+    assert alive == {"replay/0": True, "replay/1": True, "actor/0": True, "actor/1": False}
+    assert runtime.parts_now()[-1].doing == "dead: it died"
+    with pytest.raises(PartLostError, match="actor/1"):
+        runtime.metrics()
+    threads.lose("replay/0")
+    until(lambda: threads.hosts["actor/0"].slice(0.02).lost > 0)
+    runtime.close()
+    assert threads.closed
+
+
+def test_a_part_that_cannot_be_made_says_why_and_all_others_are_ended(threads: Threads) -> None:
+    def fails(stores: Any) -> Any:
+        raise EnvError("there is no such environment")
+
+    parts = (*program().parts[:3], Part("actor/1", ACTOR, fails, {"stores": "replay/0"}))
+    with pytest.raises(EnvError, match="there is no such environment"):
+        Remote(Program(parts, policy=list), threads, 60.0)
+    assert threads.closed
+
+
+def test_a_part_that_is_not_there_in_time_is_named(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "START_SECONDS", 0.05)
+
+    def slow(stores: Any) -> Any:
+        time.sleep(0.3)
+        return Acts("actor/1", stores)
+
+    parts = (*program().parts[:3], Part("actor/1", ACTOR, slow, {"stores": "replay/0"}))
+    with pytest.raises(PartSilentError, match=r"^actor/1: it did not answer in time"):
+        Remote(Program(parts, policy=list), threads, 60.0)
+    assert threads.closed
