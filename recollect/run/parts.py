@@ -7,7 +7,8 @@ shown as one line, their sum, and under it the dead, the silent and those far be
 from __future__ import annotations
 
 import statistics
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -28,8 +29,31 @@ TEXT_LIMIT, NAME_LIMIT, PLAIN_WIDTH = 200, 24, 200
 STATE_WIDTH, NUMBER_WIDTH, GAP = 11, 7, 2
 COUNT_LIMIT = 1 << 53
 
+RATE_SECONDS = 5.0
+"""Over which the speed of a part is taken."""
+
 Segments = list[tuple[str, str]]
 """Of one line: text and its style."""
+
+
+class Rate:
+    """How fast something is counted."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def add(self, total: float) -> None:
+        """What it has come to now."""
+        now = time.monotonic()
+        self._seen.append((now, total))
+        while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
+            self._seen.popleft()
+
+    @property
+    def now(self) -> float | None:
+        """A second; None before two totals are known."""
+        (first, before), (last, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (last - first) if last > first else None
 
 
 @dataclass(frozen=True)

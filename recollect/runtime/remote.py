@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from recollect import states
 from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending
 from recollect.program import Part, Program
-from recollect.run.parts import PartNow
+from recollect.run.parts import PartNow, Rate
 from recollect.run.state_tree import below
 from recollect.runtime import pieces, randomness
 from recollect.runtime.hosting import Slice
@@ -41,8 +41,6 @@ RATES = {
     "replay": ("inserted_steps", "steps/s"),
 }
 """What a kind of part is seen to do: a count, or a figure that counts, and its unit."""
-RATE_SECONDS = 5.0
-"""Over which a speed is taken."""
 
 
 class Transport(Protocol):
@@ -76,26 +74,6 @@ class _Worker:
     last: Slice | None = None
 
 
-class _Rate:
-    """How fast something is counted."""
-
-    def __init__(self) -> None:
-        self._seen: deque[tuple[float, float]] = deque()
-
-    def add(self, total: float) -> None:
-        """What it has come to now."""
-        now = time.monotonic()
-        self._seen.append((now, total))
-        while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
-            self._seen.popleft()
-
-    @property
-    def now(self) -> float | None:
-        """A second; None before two totals are known."""
-        (first, before), (last, after) = self._seen[0], self._seen[-1]
-        return (after - before) / (last - first) if last > first else None
-
-
 def _doing(worker: _Worker | None) -> str:
     if worker is None:
         return "serving"
@@ -122,7 +100,7 @@ class Remote:
         self._additive = {part.kind: part.role.additive for part in program.parts}
         self._figures: dict[str, Mapping[str, float]] = {}
         self._heard: dict[str, float] = {}
-        self._rates: dict[str, _Rate] = {}
+        self._rates: dict[str, Rate] = {}
         self._dead: dict[str, str] = {}
         try:
             for part in program.parts:
@@ -225,7 +203,7 @@ class Remote:
     def _take(self, worker: _Worker, found: Slice) -> None:
         name = worker.part.name
         if counted := RATES.get(worker.part.kind):
-            self._rates.setdefault(name, _Rate()).add(found.counts[counted[0]])
+            self._rates.setdefault(name, Rate()).add(found.counts[counted[0]])
         worker.counts, worker.last = found.counts, found
         self._heard[name] = time.monotonic()
         for text in found.warnings:
@@ -267,7 +245,7 @@ class Remote:
         for name in names:
             self._figures[name] = figures[name]
             if "inserted_steps" in figures[name]:
-                self._rates.setdefault(name, _Rate()).add(figures[name]["inserted_steps"])
+                self._rates.setdefault(name, Rate()).add(figures[name]["inserted_steps"])
             if self._parts[name].kind == "actor":
                 for figure in ("lag_updates", "lag_seconds"):
                     if figure in figures[name]:

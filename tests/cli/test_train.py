@@ -113,7 +113,8 @@ def test_help_shows_the_defaults_of_the_agent_the_preset_and_the_environment(
 def test_help_names_every_word(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("r2d2 --help") == 0
     page = capsys.readouterr().out
-    words = "--env --env-kwargs --preset --runtime --address --place --seed --env-steps --run-dir --network --help"
+    words = "--env --env-kwargs --preset --runtime --address --place --seed --env-steps --run-dir "
+    words += "--network --help"
     fields = [f"--{name.replace('_', '-')}" for name in R2D2Config.__dataclass_fields__]
     for word in [*words.split(), *fields]:
         assert f"  {word} " in page or f"  --[no-]{word[2:]} " in page, word
