@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import Result
 
-ENV, ENV_STEPS = "ALE/Pong-v5", 60_000
+ENV, ENV_STEPS = "ALE/Pong-v5", 120_000
 SETTINGS: dict[str, Any] = {
     "evaluation_period": 0,
     "min_replay_steps": 4_000,
