@@ -35,6 +35,8 @@ STORED: dict[str, Any] = {
     "seed": 3,
     "env_steps": 1000,
     "runtime": "inline",
+    "address": "",
+    "place": "",
     "network": "",
     "start_from": "",
     "checkpoint_seconds": 0.0,

@@ -237,15 +237,27 @@ def test_a_hold_and_a_slice_never_use_what_the_part_holds_at_once() -> None:
 
 
 def test_who_asks_comes_next_however_busy_the_worker_is() -> None:
-    """Turn after turn without a pause: an asker waits for one, and no more."""
-    worker = Worker(seconds=0.005)
+    """Asked in the middle of a turn, and turn follows turn: it is answered after that one."""
+    gate = threading.Event()
+
+    class Gated(Worker):
+        def step(self) -> None:
+            gate.wait(20)
+            super().step()
+
+    worker = Gated(seconds=0.0005)
     host = host_of(worker)
     with Slices(host, 60.0):
-        until(lambda: worker.turns > 3)
-        for _ in range(20):
-            before = worker.turns
-            host.own("metrics")
-            assert worker.turns <= before + 2
+        for _ in range(30):
+            gate.clear()
+            until(lambda: not worker.inside and host._lock.locked())
+            before, seen = worker.turns, list[float]()
+            asker = threading.Thread(target=lambda: seen.append(host.own("metrics")["turns"]))  # noqa: B023
+            asker.start()
+            until(host._entrance.locked)
+            gate.set()
+            asker.join(20)
+            assert seen == [before + 1]
         host.stop()
 
 
@@ -281,6 +293,10 @@ def test_a_long_turn_keeps_nobody_waiting_and_is_left_by_a_stop() -> None:
                 time.sleep(0.001)
             raise InterruptedEvaluation
 
+    host = host_of(Worker(), EVALUATOR, Client())
+    host.hold()
+    assert host.slice(1.0, {"env_steps": 5}).turns == 5, "what it has to save is of its last turn"
+    host.release()
     host = host_of(Evaluates(), EVALUATOR, Client())
     with Slices(host, 0.01) as slices:
         begun.wait(20)

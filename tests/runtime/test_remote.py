@@ -51,6 +51,13 @@ class Late(Known):
         object.__setattr__(self, "here", True)
 
 
+class Failed(Known):
+    """An answer that is an error."""
+
+    def result(self, seconds: float = 0.0) -> Any:
+        raise self.value
+
+
 class Scripted:
     """Workers that are counts alone; a slice ends when it is chosen to, after chosen turns.
 
@@ -166,6 +173,24 @@ def test_settling_learns_what_is_owed_also_if_the_last_slice_had_nothing_to_do()
     made.asked.clear()
     assert runtime.settle(lambda: True), "a signal came"
     assert ("learner", "slice") not in made.asked
+
+
+def test_a_state_is_taken_while_all_workers_are_held() -> None:
+    """C4: and they are released, also where a part cannot give its state."""
+    made = Scripted({"replay": 1, "actor/0": 1, "actor/1": 1, "learner": 1})
+    runtime = Remote(made.program(), made, 60.0)
+    workers = ("actor/0", "actor/1", "learner")
+    made.answers["state"] = Known({"x": 1})
+    made.asked.clear()
+    assert runtime.state_dict()["parts"] == {name: {"x": 1} for name in made.steps}
+    order = [method for _, method in made.asked if method != "own"]
+    assert order == ["hold"] * 3 + ["state"] * 4 + ["release"] * 3 + ["forget"] * 4
+    assert {name for name, method in made.asked if method == "hold"} == set(workers)
+    made.answers["state"] = Failed(PartLostError("it died"))
+    made.asked.clear()
+    with pytest.raises(PartLostError, match=r"replay \(process 77 on far\): it died"):
+        runtime.state_dict()
+    assert [name for name, method in made.asked if method == "release"] == list(workers)
 
 
 # --- Late, silent, hanging: on a clock of our own -------------------------------------------------

@@ -188,7 +188,7 @@ def test_buffers_on_disk_are_not_fetched_again(
 ) -> None:
     """A checkpoint costs the experience since the last one, also on the way to the driver."""
     runtime, transport = spread
-    run_to(runtime, 150)
+    run_to(runtime, 450)  # the first blocks have gone: numbers and places differ
     fetched = Fetched(transport, monkeypatch)
     writer = Checkpoints(tmp_path / "checkpoints")
     one = runtime.state_dict(writer.on_disk())
@@ -196,28 +196,54 @@ def test_buffers_on_disk_are_not_fetched_again(
     for k in range(2):
         assert first[f"replay/{k}"] == buffers(one, k).numbers.tolist()
     assert fetched.calls > 4, "in pieces"
-    save(writer, one, 150)
-    run_to(runtime, 250)
+    save(writer, one, 450)
+    run_to(runtime, 550)
     two = runtime.state_dict(writer.on_disk())
     second = fetched.taken()
     for k in range(2):
         new = set(buffers(two, k).numbers) - set(buffers(one, k).numbers)
         assert set(second[f"replay/{k}"]) == new
         assert 0 < len(new) < len(buffers(two, k).numbers)
-    path = save(writer, two, 250)
+    path = save(writer, two, 550)
     saved = checkpoint.load(path).state
     assert saved is not None
+    assert digest(saved) == digest(two)
     whole = runtime.state_dict()
-    assert fetched.taken()["replay/0"] == buffers(two, 0).numbers.tolist()
-    # Slices that were given go on after `run`, so what is compared is what both have.
+    third = fetched.taken()
     for k in range(2):
-        found, wanted = buffers(saved, k), buffers(whole, k)
+        assert third[f"replay/{k}"] == buffers(whole, k).numbers.tolist()
+        found, wanted = buffers(two, k), buffers(whole, k)
+        assert found.numbers[0] > 0
         held = dict(zip(wanted.numbers.tolist(), wanted.arrays, strict=True))
+        # Slices that were given go on after `run`: what is compared is what both have.
+        both = held.keys() & set(found.numbers.tolist())
+        assert both
         for number, array in zip(found.numbers.tolist(), found.arrays, strict=True):
             np.testing.assert_array_equal(array, held.get(number, array))
     other = Inline(program())
     other.load_state_dict(saved)
     other.close()
+
+
+def test_a_state_taken_while_all_are_at_work_is_of_one_moment(
+    spread: tuple[Remote, Threads],
+) -> None:
+    """C4: a block that an actor has sent is in replay, and is not sent again."""
+    runtime, _ = spread
+    for k in range(4):
+        run_to(runtime, 100 * (k + 1))
+        runtime.run(lambda c: any_pending(runtime), {"env_steps": 10**6})
+        state = runtime.state_dict()
+        other = Inline(program())
+        other.load_state_dict(state)
+        run_to(other, other.counts()["env_steps"] + 60)
+        metrics = other.metrics()
+        assert metrics["replay/late_items"] == metrics["replay/abandoned_blocks"] == 0
+        other.close()
+
+
+def any_pending(runtime: Remote) -> bool:
+    return any(worker.pending is not None for worker in runtime._workers.values())
 
 
 def test_a_segment_that_vanished_is_fetched_and_written_again(
