@@ -374,6 +374,16 @@ def check_arguments(**arguments: Any) -> None:
                 raise ConfigError(f"{name} must be {wanted}, got {shown(value)}")
 
 
+def with_later(stored: object) -> object:
+    """A stored job with what has been added since it may have been written, as it was then."""
+    if not isinstance(stored, Mapping):
+        return stored
+    job = {"address": "", "place": "", **stored}
+    if isinstance(job.get("config"), Mapping):
+        job["config"] = {"replay_shards": 1, **job["config"]}
+    return job
+
+
 def stored_arguments(stored: object) -> dict[str, Any]:
     """The arguments of a training that config.json holds, checked; `config` is the agent's own.
 
@@ -383,7 +393,7 @@ def stored_arguments(stored: object) -> dict[str, Any]:
         ConfigError: something is unknown, missing or wrong; it is named.
     """
     arguments = [name for name in _KINDS if name not in ("env_kwargs", "settings")]
-    job = _exactly("config.json", stored, [*arguments, "config"])
+    job = _exactly("config.json", with_later(stored), [*arguments, "config"])
     env = _exactly("env", job.pop("env"), ("id", "kwargs"))
     config = job.pop("config")
     job |= {"env": env["id"], "env_kwargs": env["kwargs"]}

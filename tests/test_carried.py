@@ -288,9 +288,9 @@ def test_the_rows_that_a_checkpoint_counts_are_on_disk(
         if metrics.exists() and os.path.samestat(os.fstat(descriptor), metrics.stat()):
             synced.append(len(read_metrics(run)))
 
-    def taken(self: Inline) -> dict[str, Any]:
+    def taken(self: Inline, *given: Any) -> dict[str, Any]:
         counted.append([synced[-1]])
-        return take(self)
+        return take(self, *given)
 
     def made(self: Training) -> dict[str, Any]:
         what = snapshot(self)

@@ -86,7 +86,7 @@ class FarReplay:
         spec, windows: of the blocks and items.
         limiter: of nothing counted and no `min_size`: it answers for all shards together.
         posts: for messages on their way; None: for some.
-        send_blocks: sent at once; far fewer than a shard can hold.
+        send_blocks: sent at once, far fewer than a shard can hold; None: SEND_BLOCKS.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class FarReplay:
         windows: Windows,
         limiter: Limiter,
         posts: Posts | None = None,
-        send_blocks: int = SEND_BLOCKS,
+        send_blocks: int | None = None,
     ) -> None:
         self._shards, self._spec, self._windows = list(shards), spec, windows
-        self._send_blocks = send_blocks
+        self._send_blocks = send_blocks or SEND_BLOCKS
         self._limiter = limiter
         self.posts = Posts() if posts is None else posts  # an empty one is false
         self._near = all(shard.near for shard in shards)

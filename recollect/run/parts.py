@@ -7,7 +7,6 @@ shown as one line, their sum, and under it the dead, the silent and those far be
 from __future__ import annotations
 
 import statistics
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -42,9 +41,8 @@ class Rate:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, float]] = deque()
 
-    def add(self, total: float) -> None:
-        """What it has come to now."""
-        now = time.monotonic()
+    def add(self, total: float, now: float) -> None:
+        """What it has come to `now`, in seconds."""
         self._seen.append((now, total))
         while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
             self._seen.popleft()

@@ -202,8 +202,7 @@ class Remote:
 
     def _take(self, worker: _Worker, found: Slice) -> None:
         name = worker.part.name
-        if counted := RATES.get(worker.part.kind):
-            self._rates.setdefault(name, Rate()).add(found.counts[counted[0]])
+        self._rate(name, found.counts)
         worker.counts, worker.last = found.counts, found
         self._heard[name] = time.monotonic()
         for text in found.warnings:
@@ -244,8 +243,7 @@ class Remote:
         found = gathered(figures, self._additive)
         for name in names:
             self._figures[name] = figures[name]
-            if "inserted_steps" in figures[name]:
-                self._rates.setdefault(name, Rate()).add(figures[name]["inserted_steps"])
+            self._rate(name, figures[name])
             if self._parts[name].kind == "actor":
                 for figure in ("lag_updates", "lag_seconds"):
                     if figure in figures[name]:
@@ -277,6 +275,11 @@ class Remote:
                 )
             )
         return found
+
+    def _rate(self, name: str, totals: Mapping[str, float]) -> None:
+        counted, _ = RATES.get(self._parts[name].kind, ("", ""))
+        if counted in totals:
+            self._rates.setdefault(name, Rate()).add(totals[counted], time.monotonic())
 
     # --- Asking ----------------------------------------------------------------------------------
 
@@ -325,6 +328,7 @@ class Remote:
     def _count(self) -> None:
         for name, counts in self._ask_all(self._workers, "own", "counts").items():
             self._workers[name].counts = counts
+            self._rate(name, counts)
 
     @contextlib.contextmanager
     def _held(self, names: Sequence[str] | Mapping[str, Any]) -> Iterator[None]:

@@ -391,7 +391,7 @@ def _refuse_changes(saved: Any, job: Job, found: Path) -> None:
 
     if not isinstance(saved, dict):
         raise CheckpointError(f"{found}: it does not say which run it is of")
-    before, now = (_flat(x) for x in (saved, wanted))
+    before, now = (_flat(x) for x in (presets.with_later(saved), wanted))
     changed = [
         f"{name} is {now.get(name)!r} in config.json and was {before.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -404,7 +404,7 @@ def _refuse_changes(saved: Any, job: Job, found: Path) -> None:
         )
 
 
-def _flat(job: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(job: Any) -> dict[str, Any]:
     """Config fields beside the others, as config.json has them: tuples are lists there."""
     config = job.get("config")
     fields = {**job, **config} if isinstance(config, Mapping) else dict(job)

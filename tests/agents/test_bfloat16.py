@@ -138,5 +138,6 @@ def test_the_program_learns_in_what_its_config_says_and_acts_in_float32(dtype: s
     config = R2D2Config(**PAPER, **SIZES, torso="small", dtype=dtype, device="cpu")  # type: ignore[arg-type]
     found = program(config, spec(7, 7, 3), seed=1)
     (part,) = (part for part in found.parts if part.name == "learner")
-    assert part.factory.keywords["compute"] == Compute("cpu", dtype == "bfloat16")
+    made = part.factory(replay=None, parameters=Parameters())
+    assert made._compute == Compute("cpu", dtype == "bfloat16")
     assert not found.policy()._compute.bfloat16

@@ -48,9 +48,9 @@ WRONG = [
     ([*TRAIN, "--env-steps", "0"], "--env-steps must be 1 or more and at most 2^53, got 0"),
     (
         [*TRAIN, "--runtime", "ray", "--place", "lerner:cpus=1"],
-        "place 'lerner:cpus=1': kind of part 'lerner' is not known: did you mean learner?",
+        "place 'lerner:cpus=1': kind of part 'lerner' is not known: did you mean learner?...",
     ),
-    ([*TRAIN, "--address", "a:1"], "--address 'a:1' is for runtime ray"),
+    ([*TRAIN, "--address", "a:1"], "address 'a:1' is for runtime ray: ..."),
     ([*TRAIN, "--runtime", "inlin"], "unknown runtime inlin: did you mean inline?"),
     ([*TRAIN, "--network", "nowhere:Net"], "network 'nowhere:Net': there is no module ..."),
     ([*TRAIN, "--network", "nowhere"], "a network is named module:name, got 'nowhere'"),

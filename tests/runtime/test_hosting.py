@@ -20,7 +20,8 @@ from recollect.messages import PartSilentError, Posts
 from recollect.program import Far, Part
 from recollect.roles import ACTOR, EVALUATOR, PARAMETERS
 from recollect.runtime import hosting
-from recollect.runtime.hosting import Elsewhere, Host, Setting
+from recollect.runtime.hosting import Host, Setting
+from recollect.runtime.pieces import Elsewhere
 from recollect.types import Buffers
 from tests.runtime.faked import until
 
@@ -331,7 +332,9 @@ def test_a_service_is_asked_directly_and_through_what_it_is_served_by() -> None:
     assert host.ask("twice", 4) == 8
     host.hold()
     host.release()
-    assert host.who() == {"pid": os.getpid(), "host": os.uname().nodename}
+    assert host.who() == {"pid": os.getpid(), "host": ""}
+    far = Host(Part("service", PARAMETERS, Service), {}, {}, HERE, "10.0.0.2")
+    assert far.who()["host"] == "10.0.0.2"
 
 
 def test_what_an_environment_is_doing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
