@@ -248,6 +248,7 @@ def _check_capacity(config: Any, spec: BlockSpec, env_spec: EnvSpec) -> None:
     if windows.trajectory:
         blocks = -(-env_spec.max_episode_steps // config.period) + 2
     steps = config.actors * blocks * config.period
+    steps *= min(2, config.replay_shards)  # for a while one shard can have more than its share
     for name, least in (
         ("replay_steps", steps),
         ("replay_bytes", memory_need(spec, windows, steps)),
