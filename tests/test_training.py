@@ -13,10 +13,12 @@ import pytest
 
 import recollect
 from recollect.agents.learning import named_arrays
+from recollect.messages import PartLostError
 from recollect.run import checkpoint
 from recollect.run.folder import RunFolder
 from recollect.run.metrics import read_metrics, without_wall_clock
-from recollect.training import execution
+from recollect.run.signals import Interrupted
+from recollect.training import execution, loop
 from recollect.types import ArraySpec
 from tests.agents import clockwork
 
@@ -332,3 +334,24 @@ def test_an_image_that_is_not_of_bytes_is_told() -> None:
     ):
         env = replace(job.env, observation={"view": ArraySpec(shape, dtype)})
         assert len(replace(job, env=env).odd()) == lines
+
+
+def test_a_run_that_is_stopped_while_a_part_dies_says_what_became_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C7: a signal to all of a job's processes ends parts before they can be saved."""
+
+    def stopped(self: Any) -> None:
+        raise Interrupted("SIGTERM")
+
+    def died(self: Any) -> bool:
+        raise PartLostError("actor/0: its process has died", "actor/0")
+
+    monkeypatch.setattr(loop.Training, "to_the_end", stopped)
+    monkeypatch.setattr(loop.Training, "save_and_wait", died)
+    run = tmp_path / "run"
+    with pytest.raises(PartLostError, match="actor/0"):
+        recollect.train("r2d2", env="recollect/Recall-v0", run_dir=run, env_steps=10)
+    state = json.loads((run / "status.json").read_text())["state"]
+    assert state == "failed: actor/0: its process has died"
+    assert list((run / "checkpoints").glob("failed-*"))

@@ -255,9 +255,7 @@ def _carry_on(
                 raise NotSavedError(training.unsaved)
             state = "finished"
         except Interrupted as stopped:
-            training.save_and_wait()
-            stopped.unsaved = training.unsaved
-            training.write_status("preempted")
+            training.leave(stopped)
             raise
         except NotSavedError as error:
             training.write_status(f"failed: {error}")
