@@ -21,7 +21,8 @@ from recollect.messages import PartSilentError, Posts
 from recollect.program import Far, Part
 from recollect.roles import ACTOR, EVALUATOR, PARAMETERS
 from recollect.runtime import hosting
-from recollect.runtime.hosting import Elsewhere, Host, Setting
+from recollect.runtime.hosting import Host, Setting
+from recollect.runtime.pieces import Elsewhere
 from recollect.types import Buffers, EnvError
 from tests.runtime.faked import until
 
