@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -228,3 +230,30 @@ def test_a_service_that_died_or_is_silent_is_told() -> None:
     held.publish(Version(0, 0), np.zeros(2, np.float32))
     with pytest.raises(PartSilentError):
         held.flush()
+
+
+def test_a_version_that_is_told_late_puts_nothing_back() -> None:
+    """An actor would take parameters it has for new ones, or an evaluation be held back."""
+    service = Parameters()
+    service.publish(Version(0, 1), np.zeros(2, np.float32))
+
+    class Late:
+        here = False
+
+        def ready(self) -> bool:
+            return self.here
+
+        def result(self, seconds: float = 0.0) -> Version:
+            return Version(0, 1)
+
+    class Handle(Near):
+        def ask(self, method: str, *arguments: Any) -> Any:
+            return late if method == "version" else super().ask(method, *arguments)
+
+    late = Late()
+    far = FarParameters([Handle("parameters", service)])
+    far.version()
+    service.publish(Version(0, 2), np.zeros(2, np.float32))
+    far.latest()
+    late.here = True
+    assert far.version() == Version(0, 2)

@@ -13,11 +13,14 @@ import pytest
 
 import recollect
 from recollect.agents.learning import named_arrays
+from recollect.messages import PartLostError
 from recollect.run import checkpoint
 from recollect.run.folder import RunFolder
 from recollect.run.metrics import read_metrics, without_wall_clock
-from recollect.training import execution
-from recollect.types import ArraySpec
+from recollect.run.signals import Interrupted
+from recollect.training import execution, loop, runtimes
+from recollect.training.job import prepare
+from recollect.types import ArraySpec, ConfigError
 from tests.agents import clockwork
 
 assert clockwork.Clock, "importing it registers tests/Clock-v0"
@@ -332,3 +335,54 @@ def test_an_image_that_is_not_of_bytes_is_told() -> None:
     ):
         env = replace(job.env, observation={"view": ArraySpec(shape, dtype)})
         assert len(replace(job, env=env).odd()) == lines
+
+
+def test_a_run_that_is_stopped_while_a_part_dies_says_what_became_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C7: a signal to all of a job's processes ends parts before they can be saved."""
+
+    def stopped(self: Any) -> None:
+        raise Interrupted("SIGTERM")
+
+    def died(self: Any) -> bool:
+        raise PartLostError("actor/0: its process has died", "actor/0")
+
+    monkeypatch.setattr(loop.Training, "to_the_end", stopped)
+    monkeypatch.setattr(loop.Training, "save_and_wait", died)
+    run = tmp_path / "run"
+    with pytest.raises(PartLostError, match="actor/0"):
+        recollect.train("r2d2", env="recollect/Recall-v0", run_dir=run)
+    state = json.loads((run / "status.json").read_text())["state"]
+    assert state == "failed: actor/0: its process has died"
+    assert list((run / "checkpoints").glob("failed-*"))
+
+
+def test_a_run_that_cannot_begin_leaves_its_folder_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F1: as where a cluster has no room; the same words, mended, are taken the second time."""
+    run = tmp_path / "run"
+    words: dict[str, Any] = {"env": "recollect/Recall-v0", "env_steps": 10}
+
+    def refused(*_: Any) -> None:
+        raise ConfigError("there is no room")
+
+    with monkeypatch.context() as now:
+        now.setattr(runtimes, "begun", refused)
+        with pytest.raises(ConfigError, match="no room"):
+            recollect.train("r2d2", run_dir=run, **words)
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.train("r2d2", run_dir=run, **words)
+
+
+def test_what_was_said_of_a_cluster_does_not_keep_a_run_from_going_on_inline() -> None:
+    """Must go on with either runtime: an address that is written down cannot be left out."""
+    job = prepare(
+        "r2d2", env="recollect/Recall-v0", runtime="ray", address="a:1", place="actor:cpus=2"
+    )
+    now = job.changed(runtime="inline")
+    assert (now.runtime, now.address, now.place) == ("inline", "", "")
+    assert job.changed(env_steps=5).address == "a:1"
+    with pytest.raises(ConfigError, match="is for runtime ray"):
+        job.changed(runtime="inline", address="b:1")

@@ -106,6 +106,12 @@ class RunFolder:
             raise
         return run
 
+    def take_back(self) -> None:
+        """Undo `create` where the run could not begin: the folder may be named once more."""
+        if not self.status_path.exists():
+            self.config_path.unlink(missing_ok=True)
+            self.system_path.unlink(missing_ok=True)
+
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunFolder:
         """The run in a folder.

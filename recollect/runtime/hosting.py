@@ -7,6 +7,7 @@ how it stands, can be saved, and can be stopped. A service has one.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
@@ -25,10 +26,12 @@ from recollect.machine import keep_memory
 from recollect.messages import DEADLINE, Handle, PartSilentError
 from recollect.program import Part
 from recollect.runtime import pieces
-from recollect.types import Array, Buffers
+from recollect.types import Array, Buffers, EnvError
 
 PAUSE_SECONDS = (0.001, 0.02)
 """Between two looks whether a turn would do something: from the least, doubled up to the most."""
+LOOK_SECONDS = 1.0
+"""Between two looks at what keeps a turn so long, of who waits for its end."""
 WARNINGS_KEPT = 32
 """Warnings of a slice that reach the driver; the others are dropped."""
 
@@ -56,6 +59,7 @@ class Setting:
     """Where a part finds itself: `folder` to work in, `paths` to import from, torch's `threads`.
 
     `seed` is for generators that all of a process share: an environment may draw from them.
+    `env_deadline` is in seconds, for one call of an environment.
     """
 
     folder: str
@@ -63,6 +67,7 @@ class Setting:
     threads: int
     seed: int
     images: bool = False
+    env_deadline: float = math.inf
 
 
 class Host:
@@ -86,6 +91,7 @@ class Host:
     ) -> None:
         _settle(setting, part.role.worker)
         self.name, self._role, self.address = part.name, part.role, address
+        self._env_deadline = setting.env_deadline
         self._warned: list[str] = []
         _hear_warnings(self._warned)
         self._clients = {a: clients[a](handles) for a, handles in held.items()}
@@ -206,9 +212,7 @@ class Host:
         A part of long turns goes on: what it has to save changes only at their end.
         """
         if not self._role.long and not self._holding:
-            with self._entrance:
-                if not self._lock.acquire(timeout=DEADLINE):
-                    raise PartSilentError(f"{self.name} did not end a turn in {DEADLINE:g} s")
+            self._await_turn()
             self._holding = True
         for client in self._clients.values():
             client.flush()
@@ -234,13 +238,25 @@ class Host:
         if self._holding or self._role.long or not self._role.worker:
             yield
             return
-        with self._entrance:
-            if not self._lock.acquire(timeout=DEADLINE):
-                raise PartSilentError(f"{self.name} did not end a turn in {DEADLINE:g} s")
+        self._await_turn()
         try:
             yield
         finally:
             self._lock.release()
+
+    def _await_turn(self) -> None:
+        """Take the part between two turns.
+
+        Raises:
+            EnvError: the turn does not end, because an environment hangs.
+            PartSilentError: it does not end for another reason.
+        """
+        end = time.monotonic() + DEADLINE
+        with self._entrance:
+            while not self._lock.acquire(timeout=min(LOOK_SECONDS, DEADLINE)):
+                refuse_hang(self.name, self.doing(), self._env_deadline)
+                if time.monotonic() >= end:
+                    raise PartSilentError(f"{self.name} did not end a turn in {DEADLINE:g} s")
 
     # --- States, in pieces -----------------------------------------------------------------------
 
@@ -271,6 +287,16 @@ class Host:
         coming, self._coming = self._coming, {}
         with self._asking():
             self.part.load_state_dict(pieces.put_back(state, "", coming))
+
+
+def refuse_hang(name: str, doing: tuple[float, str] | None, env_deadline: float) -> None:
+    """Raise EnvError where a part's environment takes longer than it may: see `Host.doing`."""
+    if doing is not None and doing[0] > env_deadline:
+        raise EnvError(
+            f"{name}: {doing[1]} has not returned for {doing[0]:.0f} s, env_deadline is "
+            f"{env_deadline:g}: mend the environment, or give it processes of its own with "
+            "env_processes, where a hang costs no more than episodes"
+        )
 
 
 def _settle(setting: Setting, computes: bool) -> None:

@@ -12,6 +12,10 @@ from recollect.types import ConfigError
 
 LEAST = 0.001
 """Of a named resource, that a part takes which is to be where it is."""
+SMALLEST = 0.0001
+"""A cluster counts in these."""
+NO_NODES = ("CPU", "GPU", "memory", "object_store_memory")
+"""What every node has cannot say which one is meant."""
 LEAST_BYTES = 1 << 20
 """Of memory, that a part takes which takes nothing else: a place must be of something."""
 KINDS = ("learner", "actor", "replay", "parameters", "evaluator")
@@ -80,6 +84,11 @@ def parse(place: str) -> dict[str, Demand]:
                 raise _unknown(f"place {word!r}: setting", name, ("cpus", "gpus", "node"))
             if not value:
                 raise ConfigError(f"place {word!r}: {name} has no value, as in {EXAMPLE!r}")
+            if name == "node" and value in NO_NODES:
+                raise ConfigError(
+                    f"place {word!r}: node is {value!r}, an address or a resource of the cluster's "
+                    "own was wanted"
+                )
             given: Any = value if name == "node" else _amount(word, name, value)
             found[kind] = replace(found[kind], **{name: given})
     return found
@@ -90,10 +99,10 @@ def _amount(word: str, name: str, value: str) -> float:
         amount = float(value)
     except ValueError:
         amount = math.nan
-    if not 0 <= amount <= 10_000 or (amount > 1 and amount % 1):
+    if not 0 <= amount <= 10_000 or (amount > 1 and amount % 1) or 0 < amount < SMALLEST:
         raise ConfigError(
-            f"place {word!r}: {name} is {value!r}, a number from 0 was wanted, a whole one if it "
-            "is above 1"
+            f"place {word!r}: {name} is {value!r}, 0 or a number from {SMALLEST:g} "
+            "was wanted, a whole one if it is above 1"
         )
     return amount
 

@@ -59,12 +59,16 @@ class Cluster:
             object_store_bytes: shared memory it may take; None for Ray's 30% of what is free.
             gpus: how many Ray counts; None for what it finds.
         Raises:
-            ConfigError: Ray is not installed, in another version, or in use in this process.
+            ConfigError: Ray is not installed, in another version, or in use in this process; this
+                is not its main thread.
             OpenSocketError: a process of it listens where others can reach it; it was ended.
         """
         if threading.current_thread() is not threading.main_thread():
             # Linux ends the children that are to die with us when the *thread* ends that made them.
-            raise RuntimeError("open a local cluster in the main thread: it ends with its thread")
+            raise ConfigError(
+                "runtime ray is for the main thread, with which the cluster on this machine ends: "
+                "train there, or give the address of a cluster that is running"
+            )
         if object_store_bytes is not None and object_store_bytes < SMALLEST_STORE:
             wanted = f"at least {SMALLEST_STORE:,}"
             raise ConfigError(f"object_store_bytes {object_store_bytes:,} is too few: {wanted}")

@@ -21,9 +21,9 @@ from recollect.program import Part, Program
 from recollect.run.parts import PartNow, Rate
 from recollect.run.state_tree import below
 from recollect.runtime import pieces, randomness
-from recollect.runtime.hosting import Slice
+from recollect.runtime.hosting import Slice, refuse_hang
 from recollect.runtime.inline import gathered
-from recollect.types import EnvError, Metrics
+from recollect.types import Metrics
 
 SLICE_SECONDS = 1.0
 LOOK_SECONDS = 0.1
@@ -219,12 +219,7 @@ class Remote:
             with self._noticing(name):
                 doing = worker.question.result()
             worker.question, self._heard[name] = None, now
-            if doing is not None and doing[0] > self._env_deadline:
-                raise EnvError(
-                    f"{name}: {doing[1]} has not returned for {doing[0]:.0f} s, env_deadline is "
-                    f"{self._env_deadline:g}: mend the environment, or give it processes of its "
-                    "own with env_processes, where a hang costs no more than episodes"
-                )
+            refuse_hang(name, doing, self._env_deadline)
         elif now - worker.asked_at > DEADLINE:
             raise PartSilentError(
                 f"{self._called(name)} has not answered for {now - worker.asked_at:.0f} s: it "

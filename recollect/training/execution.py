@@ -117,7 +117,11 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
         said.append(f"learning begins after {job.config.min_replay_steps:,} steps")
         start = _start(job, program, said)
         folder = RunFolder.create(path, job.as_dict())
-        return _carry_on(job, folder, program, None, start, verbose, stop, said)
+        try:
+            return _carry_on(job, folder, program, None, start, verbose, stop, said)
+        except ConfigError:  # as where a cluster has no room
+            folder.take_back()
+            raise
 
 
 def resume(
@@ -255,9 +259,7 @@ def _carry_on(
                 raise NotSavedError(training.unsaved)
             state = "finished"
         except Interrupted as stopped:
-            training.save_and_wait()
-            stopped.unsaved = training.unsaved
-            training.write_status("preempted")
+            training.leave(stopped)
             raise
         except NotSavedError as error:
             training.write_status(f"failed: {error}")

@@ -111,6 +111,8 @@ class Job:
         """
         own = {name: value for name, value in settings.items() if hasattr(self, name)}
         presets.check_arguments(**own)
+        if own.get("runtime") == "inline":  # what was said of a cluster is for Ray alone
+            own = {"address": "", "place": ""} | own
         job = replace(self, **own)
         _check_runtime(job.runtime, job.address, job.place)
         fields = {name: value for name, value in settings.items() if name not in own}

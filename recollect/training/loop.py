@@ -159,9 +159,23 @@ class Training:
         self.last_row = row
         return mean, fault
 
+    def leave(self, stopped: Interrupted) -> None:
+        """Save, when a signal ends the run.
+
+        Raises:
+            PartLostError, EnvError: a part is gone, or hangs: what is left was saved as `give_up`.
+        """
+        try:
+            self.save_and_wait()
+        except (PartLostError, EnvError) as error:
+            self.give_up(f"failed: {error}")
+            raise
+        stopped.unsaved = self.unsaved
+        self.write_status("preempted")
+
     def give_up(self, state: str) -> None:
         """Save what can be saved in the middle of a turn: the parameters, and a last row."""
-        with contextlib.suppress(PartLostError):  # what is left answers, or nothing does
+        with contextlib.suppress(PartLostError, EnvError):  # what is left answers
             self.save_parameters("failed")
             self._log.write(self._row())
         self.write_status(state)

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from recollect.roles import ACTOR, EVALUATOR, PARAMETERS
 from recollect.runtime import hosting
 from recollect.runtime.hosting import Host, Setting
 from recollect.runtime.pieces import Elsewhere
-from recollect.types import Buffers
+from recollect.types import Buffers, EnvError
 from tests.runtime.faked import until
 
 HERE = Setting(os.getcwd(), (), 1, 0)
@@ -92,10 +93,12 @@ class Worker:
         self.state = state
 
 
-def host_of(worker: Any, role: Any = ACTOR, client: Client | None = None) -> Host:
+def host_of(
+    worker: Any, role: Any = ACTOR, client: Client | None = None, setting: Setting = HERE
+) -> Host:
     held = {} if client is None else {"other": []}
     part = Part("part/0", role, lambda **_: worker)
-    return Host(part, held, {"other": lambda _: client}, HERE)
+    return Host(part, held, {"other": lambda _: client}, setting)
 
 
 class Slices:
@@ -281,6 +284,39 @@ def test_a_turn_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> N
                 ask()
         go_on.set()
         until(lambda: worker.turns == 1)
+
+
+def test_who_waits_for_a_turn_in_which_an_environment_hangs_is_told_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R5: a save or a row of metrics that is due meanwhile does not hide what hangs."""
+    monkeypatch.setattr(hosting, "LOOK_SECONDS", 0.01)
+    go_on = threading.Event()
+
+    class Vector:
+        def doing(self, slot: int, verb: str) -> str:
+            return f"environment Slow-v0, slot {slot}: {verb}"
+
+    class Hangs(Worker):
+        def step(self) -> None:
+            monkeypatch.setattr(calls, "now", (time.monotonic(), Vector(), 3, "step 7"))
+            go_on.wait(20)
+            monkeypatch.setattr(calls, "now", None)
+            super().step()
+
+    worker = Hangs(most=1)
+    host = host_of(worker, setting=replace(HERE, env_deadline=0.1))
+    with Slices(host, 0.01):
+        until(lambda: calls.now is not None)
+        for ask in (host.hold, lambda: host.own("metrics")):
+            with pytest.raises(
+                EnvError, match=r"part/0: environment Slow-v0, slot 3: step 7 has not"
+            ):
+                ask()
+        go_on.set()
+        until(lambda: worker.turns == 1)
+        host.hold()  # nothing was left taken
+        host.release()
 
 
 def test_a_long_turn_keeps_nobody_waiting_and_is_left_by_a_stop() -> None:

@@ -57,7 +57,9 @@ def test_a_bundle_is_what_a_cluster_reads() -> None:
         ("actor:cpus=many", r"cpus is 'many'"),
         ("actor:cpus=nan", r"cpus is 'nan'"),
         ("actor:cpus=inf", r"cpus is 'inf'"),
-        ("actor:gpus=10001", r"gpus is '10001', a number from 0 was wanted"),
+        ("actor:cpus=0.00001", r"cpus is .0\.00001., 0 or a number from 0\.0001 was wanted"),
+        ("actor:node=GPU", r"node is .GPU., an address or a resource"),
+        ("actor:gpus=10001", r"gpus is .10001., 0 or a number from 0.0001 was wanted"),
     ],
 )
 def test_what_cannot_be_read_is_refused(place: str, message: str) -> None:
