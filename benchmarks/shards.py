@@ -23,12 +23,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import Result
+from benchmarks.processes import processor_seconds
 from recollect.messages import Handle
 from recollect.program import Far, Part, Program
 from recollect.replay.batch import Batch
@@ -347,12 +347,8 @@ def _processor_seconds(who: dict[int, str]) -> dict[str, float]:
 
     found = dict.fromkeys(("actor", "replay", "learner", "driver", "Ray"), 0.0)
     for pid in tree(os.getpid()):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
-            continue
         kind = "driver" if pid == os.getpid() else who.get(pid, "Ray")
-        found[kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        found[kind] += processor_seconds(pid) or 0.0
     return found
 
 

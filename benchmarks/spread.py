@@ -9,7 +9,6 @@ loading torch count. Processor time is that of every process of the tree, read e
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import Result
+from benchmarks.processes import processor_seconds
 
 ENV, ENV_STEPS = "ALE/Pong-v5", 120_000
 SETTINGS: dict[str, Any] = {
@@ -28,7 +28,6 @@ SETTINGS: dict[str, Any] = {
     "replay_steps": 100_000,
 }
 LOOK_SECONDS = 0.25
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def train(runtime: str, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -96,13 +95,14 @@ def measured(runtime: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(pid: int, seconds: dict[int, float], names: dict[int, str]) -> None:
     """A process's processor time so far, and what it is."""
+    spent = processor_seconds(pid)
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
         words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-    except OSError:  # it has ended
+    except OSError:
         return
-    fields = stat.rpartition(")")[2].split()
-    seconds[pid] = (int(fields[11]) + int(fields[12])) / TICKS
+    if spent is None:  # it has ended
+        return
+    seconds[pid] = spent
     part = words.startswith("ray::")
     daemon = "/ray/" in words or words.startswith("ray")
     names[pid] = "parts" if part else "Ray's own" if daemon else "driver"

@@ -95,13 +95,18 @@ class Near:
         return Known(unshared(getattr(self._part, method)(*arguments)))
 
 
-def unshared(answer: Any) -> Any:
-    """An answer with what is `Shared` in it, itself or in a tuple, taken out."""
-    if isinstance(answer, Shared):
-        return answer.value
+def exchanged(answer: Any, kind: type, by: Callable[[Any], Any]) -> Any:
+    """An answer with what is of a `kind`, itself or in a tuple, exchanged `by` a function."""
+    if isinstance(answer, kind):
+        return by(answer)
     if type(answer) is tuple:
-        return tuple(map(unshared, answer))
+        return tuple(exchanged(each, kind, by) for each in answer)
     return answer
+
+
+def unshared(answer: Any) -> Any:
+    """An answer with what is `Shared` in it taken out."""
+    return exchanged(answer, Shared, lambda shared: shared.value)
 
 
 class Posts:

@@ -10,6 +10,11 @@ from recollect.messages import Handle
 from recollect.roles import Role
 
 
+def kind_of(name: str) -> str:
+    """A part's name without its number: several parts of a kind differ in that alone."""
+    return name.partition("/")[0]
+
+
 @dataclass(frozen=True)
 class Far:
     """How a service is held by parts that cannot hold the object itself.
@@ -45,8 +50,8 @@ class Part:
 
     @property
     def kind(self) -> str:
-        """The name without its number: several parts of a kind differ in that alone."""
-        return self.name.partition("/")[0]
+        """See `kind_of`."""
+        return kind_of(self.name)
 
     @property
     def held(self) -> dict[str, tuple[str, ...]]:

@@ -35,6 +35,7 @@ from recollect.replay.blocks import Block, BlockSpec
 from recollect.replay.episodes import Item
 from recollect.replay.limiter import Limiter, Totals
 from recollect.replay.shard import Standing
+from recollect.replay.uniform import batch_of_uniforms, refuse_outside
 from recollect.replay.windows import Windows
 from recollect.replay.wire import Drawn
 from recollect.types import Array
@@ -205,12 +206,8 @@ class FarReplay:
         """
         if self._near:
             self._look()
-        uniforms = np.asarray(uniforms, np.float64)
-        if uniforms.ndim != 1 or not uniforms.size:
-            raise ValueError(f"uniforms must be [B] with B >= 1, not {list(uniforms.shape)}")
-        bad = ~((uniforms >= 0.0) & (uniforms < 1.0))  # also where NaN
-        if bad.any():
-            raise ValueError(f"a uniform must be in [0, 1), not {uniforms[bad][0]}")
+        uniforms = batch_of_uniforms(uniforms)
+        refuse_outside(uniforms)
         steps = len(uniforms) * (1 if self._windows.trajectory else self._windows.trace)
         draw = FarDraw(uniforms, np.zeros(len(self._shards)), steps)
         self._ask_for(draw, np.arange(len(uniforms)), uniforms, 1.0)

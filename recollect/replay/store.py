@@ -29,6 +29,7 @@ from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD, Contents
 from recollect.replay.episodes import LARGEST_PRIORITY, Episode, Item
 from recollect.replay.limiter import Limiter, Totals
 from recollect.replay.sampler import Sampler
+from recollect.replay.uniform import batch_of_uniforms
 from recollect.replay.windows import Windows
 from recollect.types import Array, ConfigError, Metrics
 
@@ -257,9 +258,7 @@ class Replay:
             ValueError: no uniforms, or one outside [0, 1).
             RuntimeError: there is nothing to draw.
         """
-        uniforms = np.asarray(uniforms, np.float64)
-        if uniforms.ndim != 1 or not uniforms.size:
-            raise ValueError(f"uniforms must be [B] with B >= 1, not {list(uniforms.shape)}")
+        uniforms = batch_of_uniforms(uniforms)
         if not self._sampler.mass > 0:
             raise RuntimeError("there is nothing to draw: ask wants_sample() before")
         slots, probabilities = self._sampler.draw(uniforms)

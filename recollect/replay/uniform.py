@@ -101,9 +101,7 @@ class Uniform:
         uniforms = np.asarray(uniforms, np.float64)
         if self._count == 0:
             raise RuntimeError("nothing to draw: there are no slots; set one first")
-        bad = ~((uniforms >= 0.0) & (uniforms < 1.0))  # also where NaN
-        if bad.any():
-            raise ValueError(f"a uniform must be in [0, 1), not {uniforms[bad][0]}")
+        refuse_outside(uniforms)
         # The product rounds up to the count itself for a number just below 1.
         places = np.minimum((uniforms * self._count).astype(np.int64), self._count - 1)
         return self._dense[places], np.full(uniforms.shape, 1.0 / self._count)
@@ -142,6 +140,21 @@ class Uniform:
         dense = np.zeros(len(places), np.int64)
         dense[places[live]] = live
         self._dense, self._place, self._count = dense, places.copy(), len(live)
+
+
+def batch_of_uniforms(uniforms: Array) -> Array:
+    """`uniforms` as float64 [B]; ValueError if they are none, or stand otherwise."""
+    uniforms = np.asarray(uniforms, np.float64)
+    if uniforms.ndim != 1 or not uniforms.size:
+        raise ValueError(f"uniforms must be [B] with B >= 1, not {list(uniforms.shape)}")
+    return uniforms
+
+
+def refuse_outside(uniforms: Array) -> None:
+    """Raise ValueError if one of `uniforms` is outside [0, 1)."""
+    bad = ~((uniforms >= 0.0) & (uniforms < 1.0))  # also where NaN
+    if bad.any():
+        raise ValueError(f"a uniform must be in [0, 1), not {uniforms[bad][0]}")
 
 
 def whole_slots(slots: Array, shape: tuple[int, ...]) -> Array:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from recollect.program import kind_of
 from recollect.run.amounts import duration, number, percent, size
 
 LINES = 12
@@ -86,7 +87,7 @@ class PartNow:
     @property
     def kind(self) -> str:
         """`actor` of `actor/3`."""
-        return self.name.partition("/")[0]
+        return kind_of(self.name)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from recollect import states
 from recollect.messages import Near
-from recollect.program import Part, Program
+from recollect.program import Part, Program, kind_of
 from recollect.runtime import randomness
 from recollect.types import Buffers, Metrics
 
@@ -95,7 +95,9 @@ class Inline:
                     f"the run cannot move: none of {names} is ready; replay says {self.metrics()}"
                 )
 
-    def state_dict(self, on_disk: Mapping[str, Buffers] | None = None) -> dict[str, Any]:
+    def state_dict(
+        self, on_disk: Callable[[], Mapping[str, Buffers]] | None = None
+    ) -> dict[str, Any]:
         """Everything that decides what comes next; `on_disk` is of no use here.
 
         Each part's state, whose turn it is, and the random generators everybody shares, from which
@@ -141,7 +143,7 @@ class Inline:
         figures = {
             name: part.metrics()
             for name, part in self.parts.items()
-            if not kinds or name.partition("/")[0] in kinds
+            if not kinds or kind_of(name) in kinds
         }
         return gathered(figures, self._additive)
 
@@ -160,7 +162,7 @@ def gathered(
     found: dict[tuple[str, str], list[float]] = {}
     for name, own in figures.items():
         for figure, value in own.items():
-            found.setdefault((name.partition("/")[0], figure), []).append(value)
+            found.setdefault((kind_of(name), figure), []).append(value)
     return {
         f"{kind}/{figure}": sum(x) / (1 if figure in additive.get(kind, ()) else len(x))
         for (kind, figure), x in found.items()

@@ -98,6 +98,7 @@ class Remote:
         self._parts = {part.name: part for part in program.parts}
         self._workers = {p.name: _Worker(p) for p in program.parts if p.role.worker}
         self._additive = {part.kind: part.role.additive for part in program.parts}
+        self._who: dict[str, Any] = {}
         self._figures: dict[str, Mapping[str, float]] = {}
         self._heard: dict[str, float] = {}
         self._rates: dict[str, Rate] = {}
@@ -315,7 +316,7 @@ class Remote:
             raise type(error)(f"{self._called(name)}: {error}", name) from error
 
     def _called(self, name: str) -> str:
-        who = getattr(self, "_who", {}).get(name)
+        who = self._who.get(name)
         if not who:
             return name
         return f"{name} (process {who['pid']}{' on ' * bool(who['host'])}{who['host']})"
@@ -336,19 +337,20 @@ class Remote:
 
     # --- States ----------------------------------------------------------------------------------
 
-    def state_dict(self, on_disk: pieces.OnDisk | None = None) -> dict[str, Any]:
+    def state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None = None) -> dict[str, Any]:
         """Everything that decides what comes next, as `Inline` has it.
 
         Args:
-            on_disk: buffers that need not be fetched, by place.
+            on_disk: gives the buffers that need not be fetched, by place.
         """
         with self._held(self._workers):
             found = self._ask_all(self._parts, "state")
             self._count()
+        known = on_disk() if on_disk else {}
         parts = {}
         for name, state in found.items():
             ask = partial(self._wait_for, name)
-            parts[name] = pieces.fetched(ask, state, below("/parts", name), on_disk or {})
+            parts[name] = pieces.fetched(ask, state, below("/parts", name), known)
             ask("forget")
         return {"parts": parts, "turn": 0, "random": randomness.state_dict()}
 

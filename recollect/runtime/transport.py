@@ -11,7 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending, Shared
+from recollect.messages import (
+    DEADLINE,
+    PartLostError,
+    PartSilentError,
+    Pending,
+    Shared,
+    exchanged,
+)
 from recollect.program import Part
 from recollect.runtime import ray as opening
 from recollect.runtime.hosting import Setting
@@ -49,16 +56,8 @@ def _fetched(ref: Any, end: float, name: str) -> Any:
         raise
     except ray.exceptions.RayError as error:  # it died, or the owner of what it sent
         raise PartLostError(_why(error), name) from None
-    return _unshared(answer, end, name)
-
-
-def _unshared(answer: Any, end: float, name: str) -> Any:
-    """What is `Shared` comes as a reference, itself or in a tuple."""
-    if isinstance(answer, opening.load().ObjectRef):
-        return _fetched(answer, end, name)
-    if type(answer) is tuple:
-        return tuple(_unshared(each, end, name) for each in answer)
-    return answer
+    # What is `Shared` comes as a reference.
+    return exchanged(answer, ray.ObjectRef, lambda shared: _fetched(shared, end, name))
 
 
 def _why(error: Exception) -> str:
@@ -111,7 +110,7 @@ class _Actor:
 
     def ask(self, method: str, *arguments: Any) -> Any:
         self._check()
-        return self._share(self._host.ask(method, *arguments))
+        return exchanged(self._host.ask(method, *arguments), Shared, self._share)
 
     def slice(self, *arguments: Any) -> Any:
         self._check()
@@ -125,15 +124,11 @@ class _Actor:
         if self._error is not None:
             raise self._error
 
-    def _share(self, answer: Any) -> Any:
-        """Put what is `Shared` into the store, once as long as it is the same."""
-        if isinstance(answer, Shared):
-            if self._shared[0] is not answer.value:
-                self._shared = (answer.value, opening.load().put(answer.value))
-            return self._shared[1]
-        if type(answer) is tuple:
-            return tuple(map(self._share, answer))
-        return answer
+    def _share(self, answer: Shared) -> Any:
+        """Put it into the store, once as long as it is the same."""
+        if self._shared[0] is not answer.value:
+            self._shared = (answer.value, opening.load().put(answer.value))
+        return self._shared[1]
 
 
 class RayTransport:

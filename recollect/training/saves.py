@@ -51,7 +51,6 @@ class Saves:
         period = self._seconds or min(max(least, seconds / SHARE), most)
         return now - self._begun >= period and not self._checkpoints.busy
 
-    @property
     def on_disk(self) -> dict[str, Buffers]:
         """Buffers of a state that the last whole one has: see `Checkpoints.on_disk`."""
         return self._checkpoints.on_disk()

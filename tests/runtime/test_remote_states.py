@@ -191,14 +191,14 @@ def test_buffers_on_disk_are_not_fetched_again(
     run_to(runtime, 450)  # the first blocks have gone: numbers and places differ
     fetched = Fetched(transport, monkeypatch)
     writer = Checkpoints(tmp_path / "checkpoints")
-    one = runtime.state_dict(writer.on_disk())
+    one = runtime.state_dict(writer.on_disk)
     first = fetched.taken()
     for k in range(2):
         assert first[f"replay/{k}"] == buffers(one, k).numbers.tolist()
     assert fetched.calls > 4, "in pieces"
     save(writer, one, 450)
     run_to(runtime, 550)
-    two = runtime.state_dict(writer.on_disk())
+    two = runtime.state_dict(writer.on_disk)
     second = fetched.taken()
     for k in range(2):
         new = set(buffers(two, k).numbers) - set(buffers(one, k).numbers)
@@ -252,10 +252,10 @@ def test_a_segment_that_vanished_is_fetched_and_written_again(
     runtime, transport = spread
     run_to(runtime, 150)
     writer = Checkpoints(tmp_path / "checkpoints")
-    path = save(writer, runtime.state_dict(writer.on_disk()), 150)
+    path = save(writer, runtime.state_dict(writer.on_disk), 150)
     (path / file_name(0)).unlink()
     fetched = Fetched(transport, monkeypatch)
-    state = runtime.state_dict(writer.on_disk())
+    state = runtime.state_dict(writer.on_disk)
     assert fetched.taken()["replay/1"] == buffers(state, 1).numbers.tolist()
     again = checkpoint.load(save(writer, state, 151)).state
     assert again is not None
