@@ -216,7 +216,10 @@ class Drainer:
         now = time.monotonic()
         # What is late by more than a batch is not made up for.
         self._due = max(self._due, now - 1 / self._rate) + 1 / self._rate
-        batch, _ = self._batches.take(self._taken)
+        taken = self._batches.take(self._taken)
+        if taken is None:
+            return
+        batch, _ = taken
         self._replay.update_priorities(batch.slots, batch.uids, self._rng.random(BATCH))
         self._taken += 1
 

@@ -386,3 +386,20 @@ def test_what_was_said_of_a_cluster_does_not_keep_a_run_from_going_on_inline() -
     assert job.changed(env_steps=5).address == "a:1"
     with pytest.raises(ConfigError, match="is for runtime ray"):
         job.changed(runtime="inline", address="b:1")
+
+
+def test_a_learner_computes_on_the_processors_that_it_was_given_and_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtimes, "processors", lambda: 8)
+
+    def told(place: str, address: str = "") -> str:
+        env, settings = "recollect/Recall-v0", {"actor_processes": 2}
+        job = prepare(
+            "r2d2", env=env, runtime="ray", address=address, place=place, settings=settings
+        )
+        return runtimes.told(job)
+
+    assert "a learner on 4 threads, 2 for" in told("learner:cpus=4")
+    assert "a learner on 8 threads, 2 for" in told("learner:cpus=5000")
+    assert "a learner on 64 threads, 2 for" in told("learner:cpus=64", "a:1"), "of its own machine"

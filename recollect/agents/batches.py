@@ -18,6 +18,7 @@ import torch
 
 from recollect.agents.computing import Compute
 from recollect.agents.learning import tensors
+from recollect.replay.far import NothingToDrawError
 from recollect.types import Array
 
 if TYPE_CHECKING:
@@ -63,23 +64,26 @@ class Batches:
         self._pool = ThreadPoolExecutor(1, "gather") if self._ahead else None
         # Copies in a stream of their own do not wait for the update that is being computed.
         self._stream = torch.cuda.Stream() if self._device == "cuda" else None
-        self._next: Future[tuple[Batch, Fields]] | None = None
+        self._next: Future[tuple[Batch, Fields] | None] | None = None
         self._rooms: list[Batch | None] = [None, None]  # two batches of arrays, written in turn
 
     def ready(self) -> bool:
         """Whether there is one, or may be drawn one."""
         return self._next is not None or self._replay.wants_sample()
 
-    def take(self, number: int) -> tuple[Batch, Fields]:
-        """Batch `number` of the run.
+    def take(self, number: int) -> tuple[Batch, Fields] | None:
+        """Batch `number` of the run; None if there is nothing to draw any more.
 
-        Where it was fetched ahead its arrays are written again by the one after the next.
+        Replay in other processes may lose its last items after it was asked. Where a batch was
+        fetched ahead its arrays are written again by the one after the next.
         """
         if self._pool is None:
             batch = self._replay.sample(self._uniforms(number))
             return batch, fields_of(batch, self._device)
         waiting = self._next or self._start(number)
-        found, self._next = waiting.result(), None
+        found, self._next = waiting.result() if waiting else None, None
+        if found is None:
+            return None
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
         if self._replay.wants_sample():
@@ -92,9 +96,13 @@ class Batches:
             self._next.result()
             self._next = None
 
-    def _start(self, number: int) -> Future[tuple[Batch, Fields]]:
+    def _start(self, number: int) -> Future[tuple[Batch, Fields] | None] | None:
         assert self._pool is not None
-        return self._pool.submit(self._fetch, self._replay.draw(self._uniforms(number)))
+        try:
+            draw = self._replay.draw(self._uniforms(number))
+        except NothingToDrawError:  # an answer that came since `wants_sample` said so
+            return None
+        return self._pool.submit(self._fetch, draw)
 
     def _uniforms(self, number: int) -> Array:
         from recollect.maths import philox
@@ -106,9 +114,12 @@ class Batches:
         )
         return uniforms[:, 0]
 
-    def _fetch(self, draw: Any) -> tuple[Batch, Fields]:
+    def _fetch(self, draw: Any) -> tuple[Batch, Fields] | None:
+        try:
+            batch = self._replay.gather(draw, self._rooms[0])
+        except NothingToDrawError:
+            return None
         room = self._rooms.pop(0)
-        batch = self._replay.gather(draw, room)
         if self._device == "cuda" and room is None:
             batch = _pinned(batch)
         # Whole episodes make batches of many lengths, and each has new arrays.

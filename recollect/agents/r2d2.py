@@ -269,7 +269,10 @@ class Learner:
 
     def step(self) -> None:
         """Sample, learn, write priorities back; copy to the target and publish when due."""
-        batch, fields = self._batches.take(self.updates + self.skipped.total)
+        taken = self._batches.take(self.updates + self.skipped.total)
+        if taken is None:
+            return
+        batch, fields = taken
         gradients = self.gradients(batch, fields)
         if self.skipped.takes(gradients, batch.uids):
             return

@@ -54,6 +54,10 @@ FRESH_SECONDS = 1.0
 _BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
+class NothingToDrawError(RuntimeError):
+    """The shards have nothing to draw, though a moment ago they had."""
+
+
 class _Asked(NamedTuple):
     """A question to shard `shard`, its number `number`, and the answer to come."""
 
@@ -202,7 +206,7 @@ class FarReplay:
 
         Raises:
             ValueError: no uniforms, or one outside [0, 1).
-            RuntimeError: nothing is known that could be drawn.
+            NothingToDrawError: nothing is known that could be drawn.
         """
         if self._near:
             self._look()
@@ -227,7 +231,7 @@ class FarReplay:
 
         Raises:
             PartLostError: a shard has died or does not answer.
-            RuntimeError: the shards have nothing to draw any more.
+            NothingToDrawError: the shards have nothing to draw any more.
         """
         number = len(self._shards)
         try:
@@ -263,7 +267,7 @@ class FarReplay:
         masses = np.array([standing.mass for standing in self._standing])
         ends = np.cumsum(masses)
         if not ends[-1] > 0:
-            raise RuntimeError("there is nothing to draw: ask wants_sample() before")
+            raise NothingToDrawError("there is nothing to draw: ask wants_sample() before")
         draw.shares += share * masses / ends[-1]
         points = uniforms * ends[-1]
         # The product rounds up to the whole for a number just below 1.

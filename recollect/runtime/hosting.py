@@ -23,7 +23,7 @@ import numpy as np
 
 from recollect.envs import calls
 from recollect.machine import keep_memory
-from recollect.messages import DEADLINE, Handle, PartSilentError
+from recollect.messages import Handle
 from recollect.program import Part
 from recollect.runtime import pieces
 from recollect.types import Array, Buffers, EnvError
@@ -32,8 +32,14 @@ PAUSE_SECONDS = (0.001, 0.02)
 """Between two looks whether a turn would do something: from the least, doubled up to the most."""
 LOOK_SECONDS = 1.0
 """Between two looks at what keeps a turn so long, of who waits for its end."""
+BUSY_SECONDS = 10.0
+"""After which who waits for a turn's end is told that it goes on."""
 WARNINGS_KEPT = 32
 """Warnings of a slice that reach the driver; the others are dropped."""
+
+
+class BusyError(Exception):
+    """A turn goes on, and the question is to be asked again."""
 
 
 @dataclass(frozen=True)
@@ -249,14 +255,14 @@ class Host:
 
         Raises:
             EnvError: the turn does not end, because an environment hangs.
-            PartSilentError: it does not end for another reason.
+            BusyError: it has not ended yet.
         """
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + BUSY_SECONDS
         with self._entrance:
-            while not self._lock.acquire(timeout=min(LOOK_SECONDS, DEADLINE)):
+            while not self._lock.acquire(timeout=min(LOOK_SECONDS, BUSY_SECONDS)):
                 refuse_hang(self.name, self.doing(), self._env_deadline)
                 if time.monotonic() >= end:
-                    raise PartSilentError(f"{self.name} did not end a turn in {DEADLINE:g} s")
+                    raise BusyError(f"{self.name} is in a turn")
 
     # --- States, in pieces -----------------------------------------------------------------------
 

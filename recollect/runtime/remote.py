@@ -21,7 +21,7 @@ from recollect.program import Part, Program
 from recollect.run.parts import PartNow, Rate
 from recollect.run.state_tree import below
 from recollect.runtime import pieces, randomness
-from recollect.runtime.hosting import Slice, refuse_hang
+from recollect.runtime.hosting import BusyError, Slice, refuse_hang
 from recollect.runtime.inline import gathered
 from recollect.types import Metrics
 
@@ -74,6 +74,10 @@ class _Worker:
     last: Slice | None = None
 
 
+def _too_long(seconds: float) -> str:
+    return f"a turn takes {seconds:.0f} s already, more than it may"
+
+
 def _doing(worker: _Worker | None) -> str:
     if worker is None:
         return "serving"
@@ -103,6 +107,7 @@ class Remote:
         self._heard: dict[str, float] = {}
         self._rates: dict[str, Rate] = {}
         self._dead: dict[str, str] = {}
+        self._still = 0.0  # seconds without a turn, and without a message on its way
         try:
             for part in program.parts:
                 held = {a: [self._parts[n] for n in names] for a, names in part.held.items()}
@@ -133,13 +138,21 @@ class Remote:
         Raises:
             PartLostError: a part died, or does not answer.
             EnvError: an environment hangs.
+            RuntimeError: no worker is ready, so that the run cannot move.
             Exception: what a part raised.
         """
         while not until(self.counts()):
             for worker in self._workers.values():
                 if worker.pending is None:
                     self._give(worker, most or {})
+            begin = time.monotonic()
             self._hear()
+            self._still += min(time.monotonic() - begin, SLICE_SECONDS)
+            if self._still > DEADLINE:
+                raise RuntimeError(
+                    f"the run cannot move: none of {', '.join(self._workers)} was ready for "
+                    f"{DEADLINE:g} s; replay says {self.metrics()}"
+                )
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Let what was experienced be learned from, as far as is owed, once no more comes.
@@ -205,6 +218,8 @@ class Remote:
         name = worker.part.name
         self._rate(name, found.counts)
         worker.counts, worker.last = found.counts, found
+        if found.turns or found.queue:
+            self._still = 0.0
         self._heard[name] = time.monotonic()
         for text in found.warnings:
             warnings.warn(f"{name}: {text}", RuntimeWarning, stacklevel=2)
@@ -213,6 +228,8 @@ class Remote:
         """Find out why a slice is late, and whether that is an error."""
         now, name = time.monotonic(), worker.part.name
         late = now - worker.given_at - SLICE_SECONDS
+        if late >= LATE_SECONDS:  # in a turn
+            self._still = 0.0
         if worker.question is None:
             if late >= LATE_SECONDS and now - worker.asked_at >= LATE_SECONDS:
                 worker.question, worker.asked_at = self._transport.ask(name, "doing"), now
@@ -228,7 +245,7 @@ class Remote:
                 name,
             )
         if late > TURN_SECONDS and not worker.part.role.long:
-            raise PartSilentError(f"a turn of {self._called(name)} takes {late:.0f} s", name)
+            raise PartSilentError(f"{self._called(name)}: {_too_long(late)}", name)
 
     # --- Figures ---------------------------------------------------------------------------------
 
@@ -285,8 +302,7 @@ class Remote:
 
     def _wait_for(self, name: str, method: str, *arguments: Any) -> Any:
         """Ask a part's host, and wait for the answer."""
-        with self._noticing(name):
-            return self._transport.ask(name, method, *arguments).result()
+        return self._ask_all([name], method, *arguments)[name]
 
     def _ask_all(
         self,
@@ -295,14 +311,22 @@ class Remote:
         *arguments: Any,
         seconds: float = DEADLINE,
     ) -> dict[str, Any]:
-        """Ask several at once; their answers by name."""
-        end = time.monotonic() + seconds
+        """Ask several at once; their answers by name. One in a turn is asked until it ends."""
+        begin = time.monotonic()
         answers = {name: self._transport.ask(name, method, *arguments) for name in names}
         found = {}
         for name, answer in answers.items():
             with self._noticing(name):
-                found[name] = answer.result(max(0.0, end - time.monotonic()))
-                self._heard[name] = time.monotonic()
+                end = begin + seconds
+                while name not in found:
+                    try:
+                        found[name] = answer.result(max(0.0, end - time.monotonic()))
+                    except BusyError:
+                        if time.monotonic() - begin > TURN_SECONDS:
+                            raise PartSilentError(_too_long(time.monotonic() - begin)) from None
+                        answer = self._transport.ask(name, method, *arguments)
+                        end = time.monotonic() + DEADLINE
+                    self._heard[name] = time.monotonic()
         return found
 
     @contextlib.contextmanager

@@ -90,6 +90,8 @@ def _setting(job: Job, part: Part, number: int) -> Setting:
 def _learner_threads(job: Job) -> int:
     """As many as it was given, or as inline; here it leaves a processor to each actor."""
     given = int(_kinds(job)["learner"].cpus)
+    if not job.address:
+        given = min(given, processors())
     wanted = given if given > 1 else computing.threads(job.config.threads, job.env)
     if given > 1 or job.config.threads or job.address:
         return wanted

@@ -18,6 +18,8 @@ from recollect.replay.store import Replay
 from recollect.replay.windows import Windows
 from tests.agents import test_r2d2
 from tests.replay.lived import UNEVEN, assert_same_batch, filled, insert_episode, make_episode
+from tests.replay.spread import Spread
+from tests.runtime.faked import until
 
 SIZE = 6
 LENGTHS = [40, 3, 17, 60, 25, 9, 33, 50, 21, 70, 8, 44]
@@ -182,6 +184,27 @@ def test_what_goes_wrong_while_fetching_is_told_where_the_batch_is_taken() -> No
     with pytest.raises(RuntimeError, match="do not fit each other"):
         batches.take(2)
     assert threading.current_thread() not in threads
+
+
+def test_a_replay_that_empties_after_it_was_asked_gives_no_batch() -> None:
+    """It lives elsewhere; and what comes later is drawn as if nothing had been."""
+    spread = Spread(2)
+    for uid in (0, 1):
+        spread.pair(spread.stores[uid], uid)  # type: ignore[arg-type]
+    batches = Batches(spread.learner(), 4, 7, 2, PROCESSOR)
+    for _ in range(3):
+        assert batches.ready()
+        for uid in (0, 1):
+            spread.stores[uid].drop_episode(uid)
+        assert batches.take(0) is None, "it was asked for, and did not come"
+        assert batches.take(0) is None, "that there is nothing is known"
+        assert not batches.ready()
+        spread.pair(spread.stores[1], 1)  # type: ignore[arg-type]
+        until(lambda: spread.world.run() or batches.ready())
+    found = batches.take(0)
+    assert found is not None
+    assert found[0].uids.tolist() == [1 + 2 * spread.stores[1].state_dict()["items"]["uid"][0]] * 4
+    finish(batches)
 
 
 @pytest.mark.parametrize("sequences", ["windows", "trajectories"])

@@ -212,6 +212,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Clocked, Remote]:
     clock = SimpleNamespace(now=0.0, sleep=lambda seconds: None)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(remote, "time", clock)
+    monkeypatch.setattr(remote, "SLICE_SECONDS", 1.0)
     made = Clocked(clock)
     return made, Remote(made.program(), made, 60.0)
 
@@ -261,6 +262,54 @@ def test_a_slice_in_time_is_not_looked_into(clocked: tuple[Clocked, Remote]) -> 
     made, runtime = clocked
     runtime.run(lambda _: made.clock.now >= remote.LATE_SECONDS)
     assert ("actor/0", "doing") not in made.asked
+
+
+def test_a_turn_longer_than_any_answer_may_take_is_waited_for(
+    clocked: tuple[Clocked, Remote],
+) -> None:
+    """A save or a row is due meanwhile; and it is not waited for without end."""
+    made, runtime = clocked
+
+    class Busy(Known):
+        def result(self, seconds: float = 0.0) -> Any:
+            made.clock.now += 10.0
+            if made.clock.now < self.value:
+                raise hosting.BusyError("actor/0 is in a turn")
+            return {"x": 1}
+
+    made.answers["hold"] = Busy(3 * remote.DEADLINE)
+    made.answers["state"] = Known({"x": 1})
+    assert runtime.state_dict()["parts"] == {"actor/0": {"x": 1}}
+    assert made.clock.now == 3 * remote.DEADLINE
+    made.answers["hold"] = Busy(1e9)
+    with pytest.raises(
+        PartSilentError, match=r"^actor/0 \(process 77 on far\): a turn takes 18\d\d"
+    ):
+        runtime.state_dict()
+
+
+def test_a_run_in_which_nobody_is_ready_says_so(clocked: tuple[Clocked, Remote]) -> None:
+    """As inline; what takes turns, or has messages on their way, moves."""
+    made, runtime = clocked
+    made.answers["own"] = Known({"fill": 0.5})
+    moves = [(0, 1), (1, 0), (0, 0)]
+
+    def wait(answers: Sequence[Pending], seconds: float) -> None:
+        made.clock.now += 1.0
+        turns, queue = moves[0] if made.clock.now % 60 < 1 else (0, 0)
+        answer, _ = made.open.pop("actor/0")
+        answer.give(Slice(made.counts("actor/0"), turns, 1.0, 0.0, queue, 0, 0, []))
+
+    made.wait = wait  # type: ignore[method-assign]
+    for _ in range(2):
+        begin = made.clock.now
+        runtime.run(lambda _, begin=begin: made.clock.now > begin + 5 * remote.DEADLINE)  # type: ignore[misc]
+        moves.pop(0)
+    with pytest.raises(
+        RuntimeError, match="the run cannot move: none of actor/0 was ready for 120 s"
+    ):
+        runtime.run(never)
+    assert made.clock.now < begin + 7 * remote.DEADLINE
 
 
 # --- Figures --------------------------------------------------------------------------------------
