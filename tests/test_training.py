@@ -376,6 +376,29 @@ def test_a_run_that_cannot_begin_leaves_its_folder_free(
         recollect.train("r2d2", run_dir=run, **words)
 
 
+def test_a_resume_that_is_refused_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F1: a cluster that is not there, and the next `resume` goes on as the run was."""
+    run = tmp_path / "run"
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.train("r2d2", env="recollect/Recall-v0", env_steps=10, run_dir=run)
+    before = (run / "config.json").read_text()
+
+    def refused(*_: Any) -> None:
+        raise ConfigError("no Ray cluster answers at 127.0.0.1:9")
+
+    more = {"env_steps": 1_000_000, "env_processes": 1}
+    with monkeypatch.context() as now:
+        now.setattr(runtimes, "begun", refused)
+        with pytest.raises(ConfigError, match="no Ray cluster"):
+            recollect.resume(run, **more, runtime="ray", address="127.0.0.1:9")
+    assert (run / "config.json").read_text() == before
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.resume(run, env_steps=30)
+    assert json.loads((run / "config.json").read_text())["env_steps"] == 30
+
+
 def test_what_was_said_of_a_cluster_does_not_keep_a_run_from_going_on_inline() -> None:
     """Must go on with either runtime: an address that is written down cannot be left out."""
     job = prepare(

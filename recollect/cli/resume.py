@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from recollect import presets, training
@@ -15,10 +15,10 @@ from recollect.types import ConfigError, EnvError
 
 OPTIONS = [
     Option("--env-steps", "N", "where it ends, counted from its beginning", words.whole),
-    *KEEPING,
+    *(replace(option, shown="") for option in KEEPING),
     Option("--env-processes", "N", "supervised processes for environments", words.whole),
     Option("--env-deadline", "X", "seconds that one call of one may take", words.number),
-    *RUNTIME,
+    *(replace(option, shown="") for option in RUNTIME),
     Option("--threads", "N", "that torch computes on", words.whole),
     Option("--device", "NAME", "of the learner: auto, cpu or cuda"),
     Option("--actor-device", "NAME", "of the actors: likewise"),
@@ -36,7 +36,8 @@ def command(given: Sequence[str]) -> None:
         words.show_page(
             "resume RUN [OPTION ...]",
             "Goes on with a run from its newest checkpoint, as if it had never stopped. Its "
-            "settings are its own: only what is listed here may change.",
+            "settings are its own: only what is listed here may change, and what is not given "
+            "stays.",
             {"what": [Option("RUN", "", "a run's folder"), *OPTIONS]},
         )
         return

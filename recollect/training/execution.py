@@ -118,7 +118,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
         start = _start(job, program, said)
         folder = RunFolder.create(path, job.as_dict())
         try:
-            return _carry_on(job, folder, program, None, start, verbose, stop, said)
+            return _carry_on(job, folder, program, None, start, verbose, stop, said, changed=False)
         except ConfigError:  # as where a cluster has no room
             folder.take_back()
             raise
@@ -179,9 +179,14 @@ def resume(
             said.append(
                 f"decay_steps = {job.env_steps}: the learning rate falls over the new length"
             )
-        if job != stored:
-            folder.write_config(job.as_dict())
-        return _carry_on(job, folder, program, found, start, verbose, stop, said)
+        if (stored.address, stored.place) != ("", "") == (job.address, job.place):
+            said.append(
+                f"address {stored.address!r} and place {stored.place!r} are forgotten: to go back "
+                "to the cluster, give them again"
+            )
+        return _carry_on(
+            job, folder, program, found, start, verbose, stop, said, changed=job != stored
+        )
 
 
 @contextlib.contextmanager
@@ -231,8 +236,12 @@ def _carry_on(
     verbose: bool,
     stop: Stop,
     said: list[str],
+    changed: bool,
 ) -> Run:
-    """Train in a folder that is ours, from a checkpoint if there is one, and end in good order."""
+    """Train in a folder that is ours, from a checkpoint if there is one, and end in good order.
+
+    `changed`: config.json says something else of the job.
+    """
     from recollect.run import curves
     from recollect.runtime import randomness
     from recollect.training.loop import Training
@@ -246,6 +255,8 @@ def _carry_on(
             Training(job, folder, program, progress, stop, found, start)
         ) as training,
     ):
+        if changed:  # a resume that is refused until here has changed nothing
+            folder.write_config(job.as_dict())
         stop.on_first = lambda: progress.line("stopping: saving a checkpoint")
         training.damaged = sum(line.startswith("ERROR") for line in said)
         for line in said:
