@@ -302,6 +302,11 @@ def _where(part: PartNow) -> str:
     return f"{part.host} {part.pid or ''}".strip()
 
 
+def _unit(part: PartNow) -> str:
+    """Of the rate, where there is one."""
+    return "" if part.rate is None else part.unit
+
+
 def _short(value: float | None) -> str:
     """At most seven characters."""
     if value is None:
@@ -326,7 +331,7 @@ class _Column(NamedTuple):
 _COLUMNS = (
     _Column("busy", 4, 4, lambda part: "" if part.busy is None else percent(part.busy)),
     _Column("rate", NUMBER_WIDTH, 0, lambda part: _short(part.rate), gap=1),
-    _Column("", len("updates/s"), 3, lambda part: part.unit, left=True, gap=1, style="dim"),
+    _Column("", len("updates/s"), 3, _unit, left=True, gap=1, style="dim"),
     _Column("queue", 5, 1, lambda part: _short(part.queue)),
     _Column("bytes", 7, 6, lambda part: "" if part.queue_bytes is None else size(part.queue_bytes)),
     _Column("lag", 6, 2, lambda part: _short(part.lag_updates)),

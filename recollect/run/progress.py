@@ -24,6 +24,12 @@ LAG = "actor/lag_updates"
 FILL = "replay/fill"
 BYTES = "replay/bytes"
 
+GONE = (
+    "The time gone is what the run has worked for the steps it has: of all its attempts, without "
+    "their starts and without what a kill undid."
+)
+"""What the display and `recollect status` call so: `seconds` of the rows and of status.json."""
+
 RATE_SECONDS = 30.0
 """Speeds are taken over this long, so that they neither jump nor lag far behind."""
 
@@ -47,6 +53,8 @@ class Progress:
             else gets lines.
         quiet: show nothing at all.
         every_seconds: plain lines come no more often; the first and the last always come.
+        stands: where the run stands before its first row, as a row has it: of a resumed one
+            `env_steps`, `updates`, `seconds`.
         clock: seconds, for tests.
     """
 
@@ -56,13 +64,15 @@ class Progress:
         title: str,
         stream: TextIO | None = None,
         *,
+        stands: Mapping[str, Any] | None = None,
         quiet: bool = False,
         every_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream: Any = _Steady(sys.stdout if stream is None else stream)
         self._title, self._quiet, self._every, self._clock = title, quiet, every_seconds, clock
-        self._tracker = Tracker(total_env_steps, clock)
+        self._tracker = Tracker(total_env_steps, clock, stands)
+        self._starting = ""
         self._parts: Sequence[PartNow] = ()
         self._live: Any = None
         self._written_at: float | None = None
@@ -81,22 +91,52 @@ class Progress:
 
             self._live = Live(
                 get_renderable=lambda: panel(
-                    self._title, self._tracker.figures(), *console.size, self._parts
+                    self._title,
+                    self._tracker.figures(),
+                    *console.size,
+                    self._parts,
+                    self._starting,
                 ),
                 console=console,
                 refresh_per_second=2,  # more often is only unrest
             )
-            self._live.start()
+            self._live.start(refresh=True)  # how it stands, from the first frame
         else:
             self.line(self._title)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._starting = ""
         if self._live is not None:
             self._live.stop()  # draws once more, and leaves the panel standing
             self._live = None
         elif self._unwritten:
             self._write_figures()
+
+    def starting(self, what: str) -> None:
+        """Say what is being started, and in a pipe where a resumed run stands.
+
+        In the panel, which shows that anyway, it stands until `started`.
+        """
+        self._starting = what
+        if self._live is not None:
+            self._live.refresh()
+            return
+        now = self._tracker.figures()
+        stands = f"going on after {now.env_steps:,} of {now.total_env_steps:,} steps"
+        said = ", ".join(filter(None, (what, stands if now.env_steps else "")))
+        if said:
+            self.line(said)
+
+    def started(self) -> None:
+        """All is there: the run goes on, and its clock."""
+        self._starting = ""
+        self._tracker.start()
+
+    def stopped_at(self, row: Mapping[str, Any]) -> None:
+        """Show where the run stands at last, if that is not what was shown."""
+        if self._tracker.changes(row):
+            self.update(row)
 
     def update(self, row: Mapping[str, Any], parts: Sequence[PartNow] | None = None) -> None:
         """Show the figures of a row; `env_steps` must be among them.
@@ -230,14 +270,29 @@ class Tracker:
     What is left is told by the speed since learning began.
     """
 
-    def __init__(self, total_env_steps: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        total_env_steps: int,
+        clock: Callable[[], float],
+        stands: Mapping[str, Any] | None = None,
+    ) -> None:
         self._total, self._clock, self._began = total_env_steps, clock, clock()
-        self._latest: Mapping[str, Any] = {}
+        self._latest: Mapping[str, Any] = dict(stands or {})
+        # The run's seconds, and when by the clock it had them; None: its clock stands still.
+        self._gone: tuple[float, float | None] = (float(self._latest.get("seconds", 0.0)), None)
         self._best: float | None = None
         self._recent: deque[tuple[float, float, float]] = deque()
         self._since: tuple[float, int] | None = None  # since when it learns
         self._mean_rate: float | None = None
         self._rates: tuple[float | None, float | None] = (None, None)
+
+    def start(self) -> None:
+        """The run's clock goes on from where it stood."""
+        self._gone = (self._gone[0], self._clock())
+
+    def changes(self, row: Mapping[str, Any]) -> bool:
+        """Whether steps or updates of a row are not the latest."""
+        return any(row[name] != self._latest.get(name) for name in ("env_steps", "updates"))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take a row."""
@@ -251,7 +306,9 @@ class Tracker:
         greedy = known.get(GREEDY)
         if greedy is not None and (self._best is None or greedy > self._best):
             self._best = greedy
-        now = float(known.get("seconds", self._clock() - self._began))
+        at = self._clock()
+        now = float(known.get("seconds", at - self._began))
+        self._gone = (now, at)
         self._recent.append((now, known["env_steps"], self._latest.get("updates", 0)))
         self._since = self._since or (now, known["env_steps"])
         while len(self._recent) > 2 and self._recent[1][0] <= now - RATE_SECONDS:
@@ -277,11 +334,12 @@ class Tracker:
         env_steps = int(row.get("env_steps", 0))
         (steps_rate, updates_rate), mean_rate = self._rates, self._mean_rate
         left = max(0, self._total - env_steps)
+        gone, at = self._gone
         return Figures(
             env_steps=env_steps,
             total_env_steps=self._total,
             done=min(1.0, env_steps / self._total) if self._total else 1.0,
-            elapsed_seconds=self._clock() - self._began,
+            elapsed_seconds=gone if at is None else gone + self._clock() - at,
             left_seconds=left / mean_rate if left and mean_rate else None,
             greedy_return=row.get(GREEDY),
             best_return=self._best,
@@ -296,9 +354,18 @@ class Tracker:
 
 
 def panel(
-    title: str, now: Figures, width: int, height: int = 24, parts: Sequence[PartNow] = ()
+    title: str,
+    now: Figures,
+    width: int,
+    height: int = 24,
+    parts: Sequence[PartNow] = (),
+    starting: str = "",
 ) -> Any:
-    """Figures, and parts if there are any, as a rich renderable for a terminal of that size."""
+    """Figures, and parts if there are any, as a rich renderable for a terminal of that size.
+
+    Args:
+        starting: what is being started; it is said in place of the times.
+    """
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -306,8 +373,9 @@ def panel(
 
     full_width, width = width, min(width, WIDEST)
     steps = f"{now.env_steps:,} of {now.total_env_steps:,} steps"
-    left = _left(now)
+    left = starting or _left(now)
     times = f"{duration(now.elapsed_seconds)} gone" + (f", {left}" if left else "")
+    times = starting or times
 
     bar = Table.grid(expand=True, padding=(0, 1))
     bar.add_column(ratio=1)
@@ -371,13 +439,18 @@ def plain_line(now: Figures) -> str:
             f"{percent(now.done):>4}  {steps} steps",
             f"greedy {number(now.greedy_return):>8}",
             f"training {number(now.training_return):>8}",
-            f"{number(now.env_steps_per_second):>7} steps/s",
-            f"{number(now.updates_per_second):>6} updates/s",
+            _speed(now.env_steps_per_second, 7, "steps/s"),
+            _speed(now.updates_per_second, 6, "updates/s"),
             f"replay {percent(now.fill):>4} {size(now.replay_bytes):>8}",
             f"lag {number(now.lag_updates):>6}",
             _left(now),
         )
     ).rstrip()
+
+
+def _speed(value: float | None, width: int, unit: str) -> str:
+    """As wide where it is not known, and empty."""
+    return " " * (width + 1 + len(unit)) if value is None else f"{number(value):>{width}} {unit}"
 
 
 def _left(now: Figures) -> str:

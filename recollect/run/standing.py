@@ -228,7 +228,8 @@ def _figures(
     for row in rows:
         seconds = row.get("seconds", seconds)
         tracker.add(row)
-    seconds += ago or 0.0
+    # Rows may be newer than the status whose age is known.
+    seconds = max(seconds, told.get("seconds", 0.0) + (ago or 0.0))
     figures = tracker.figures()
     return (figures if ago is not None else replace(figures, left_seconds=None)), last
 
