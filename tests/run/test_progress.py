@@ -68,7 +68,7 @@ def test_plain_lines_are_these() -> None:
     assert run_plain(0.0, *ROWS, row(200_000, **{"evaluator/return_mean": 1234.5})) == [
         "a title",
         " 10%   20,000 steps   greedy        -   training     20.5"
-        + " " * 39
+        + " " * 40
         + "replay  10%  20.0 MB   lag   3.25",
         " 20%   40,000 steps   greedy    180.0   training     20.5     500.0 steps/s"
         "     2.00 updates/s   replay  20%  40.0 MB   lag   3.25   5:20 left",
