@@ -442,6 +442,11 @@ def test_a_stopped_run_shows_where_it_was_saved_and_going_on_says_so_before_it_s
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    began: list[Any] = []
+    started = execution.Progress.started
+    monkeypatch.setattr(
+        execution.Progress, "started", lambda self: [began.append(self), started(self)]
+    )
     with monkeypatch.context() as now:
         now.setattr(loop.Training, "_must_stop", look)
         with pytest.raises(Interrupted):
@@ -456,4 +461,5 @@ def test_a_stopped_run_shows_where_it_was_saved_and_going_on_says_so_before_it_s
     monkeypatch.setattr(runtimes, "begun", killed)
     with pytest.raises(KeyboardInterrupt):
         recollect.resume(run, verbose=True)
+    assert len(began) == 1, "the clock goes once the parts are there"
     assert f"going on after {steps:,} of 4,000 steps" in capsys.readouterr().out

@@ -29,8 +29,8 @@ TEXT_LIMIT, NAME_LIMIT, PLAIN_WIDTH = 200, 24, 200
 STATE_WIDTH, NUMBER_WIDTH, GAP = 11, 7, 2
 COUNT_LIMIT = 1 << 53
 
-RATE_SECONDS = 5.0
-"""Over which the speed of a part is taken."""
+RATE_SECONDS, LEAST_RATE_SECONDS = 5.0, 0.5
+"""Over which the speed of a part is taken; over less nothing is told: what comes, comes at once."""
 
 Segments = list[tuple[str, str]]
 """Of one line: text and its style."""
@@ -50,9 +50,9 @@ class Rate:
 
     @property
     def now(self) -> float | None:
-        """A second; None before two totals are known."""
+        """A second; None before two totals are known that are some time apart."""
         (first, before), (last, after) = self._seen[0], self._seen[-1]
-        return (after - before) / (last - first) if last > first else None
+        return (after - before) / (last - first) if last - first >= LEAST_RATE_SECONDS else None
 
 
 @dataclass(frozen=True)

@@ -134,9 +134,10 @@ class Progress:
         self._tracker.start()
 
     def stopped_at(self, row: Mapping[str, Any]) -> None:
-        """Show where the run stands at last, if that is not what was shown."""
+        """Show where the run stands at last, and let its clock stand."""
         if self._tracker.changes(row):
             self.update(row)
+        self._tracker.stop(row["seconds"])
 
     def update(self, row: Mapping[str, Any], parts: Sequence[PartNow] | None = None) -> None:
         """Show the figures of a row; `env_steps` must be among them.
@@ -287,8 +288,16 @@ class Tracker:
         self._rates: tuple[float | None, float | None] = (None, None)
 
     def start(self) -> None:
-        """The run's clock goes on from where it stood."""
-        self._gone = (self._gone[0], self._clock())
+        """The run's clock goes on from where it stood, and so do its speeds."""
+        seconds, row = self._gone[0], self._latest
+        self._gone = (seconds, self._clock())
+        if "env_steps" in row:
+            self._since = (seconds, row["env_steps"])
+            self._recent.append((*self._since, row.get("updates", 0)))
+
+    def stop(self, seconds: float) -> None:
+        """The run's clock stands still."""
+        self._gone = (seconds, None)
 
     def changes(self, row: Mapping[str, Any]) -> bool:
         """Whether steps or updates of a row are not the latest."""

@@ -181,7 +181,6 @@ class Training:
         with contextlib.suppress(PartLostError, EnvError):  # what is left answers
             self.save_parameters("failed")
             self._log.write(self._row())
-        self._progress.stopped_at(self._stands())
         self.write_status(state)
 
     def close(self) -> None:
@@ -286,6 +285,8 @@ class Training:
         """Replace status.json; a full disk does not matter."""
         now = datetime.datetime.now().astimezone()
         stands = self._stands()
+        if state != "running":
+            self._progress.stopped_at(stands)
         self._folder.write_status(
             {
                 "state": state,
@@ -314,7 +315,6 @@ class Training:
         if not self._ended:
             self._saves.wait()
             self._saves.save("last", **self._snapshot())
-            self._progress.stopped_at(self._stands())
         self._save_best()
         return not self.unsaved
 

@@ -394,11 +394,15 @@ def test_the_time_gone_is_the_runs_own_and_stands_while_it_starts() -> None:
 
 
 def test_where_it_stopped_is_shown_once_if_it_was_not() -> None:
-    stream = io.StringIO()
-    with Progress(200_000, "a title", stream, clock=Clock()) as progress:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(200_000, "a title", stream, clock=clock) as progress:
         progress.update(row(28_128))
         progress.stopped_at({"env_steps": 30_128, "updates": 120, "seconds": 60.3})
+        assert progress._tracker.figures().elapsed_seconds == 60.3
+        clock.now = 9.0
         progress.stopped_at({"env_steps": 30_128, "updates": 120, "seconds": 61.0})
+        clock.now = 99.0  # parts are ended, and it has not worked since
+        assert progress._tracker.figures().elapsed_seconds == 61.0
     assert [line.split()[1] for line in stream.getvalue().splitlines()[1:]] == ["28,128", "30,128"]
 
 
@@ -414,3 +418,14 @@ def test_a_long_text_is_wrapped_once_to_the_terminals_width(
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()[begin:])
     lines = [line.rstrip() for line in plain.splitlines() if "name_" in line]
     assert all(60 < len(line) <= 80 for line in lines[:-1])
+
+
+def test_speeds_of_a_resumed_run_are_taken_from_where_it_stood() -> None:
+    """Its first rows may come one upon the other, as what actors did in their first second."""
+    tracker = Tracker(200_000, Clock(), STANDS)
+    tracker.start()
+    for seconds, steps in ((94.0, 47_704), (94.05, 48_724)):
+        tracker.add({"env_steps": steps, "updates": 190, "seconds": seconds})
+        assert tracker.figures().env_steps_per_second == pytest.approx(1000, rel=1)
+    left = (200_000 - 48_724) * 1.05 / (48_724 - 46_704)
+    assert tracker.figures().left_seconds == pytest.approx(left)
