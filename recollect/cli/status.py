@@ -12,7 +12,8 @@ from recollect.cli import words
 from recollect.cli.words import Option
 from recollect.run import parts
 from recollect.run.amounts import duration, number, percent, size
-from recollect.run.progress import GONE, panel
+from recollect.run.figures import GONE
+from recollect.run.progress import panel
 from recollect.run.signals import Interrupted
 from recollect.run.standing import KILLED, RUNNING, Standing, look
 
