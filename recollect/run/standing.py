@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from recollect.run import manifest
+from recollect.run.figures import Figures, Tracker
 from recollect.run.folder import RunFolder, open_regular, reason
 from recollect.run.lock import owner
 from recollect.run.parts import PartNow, harmless, read, real
-from recollect.run.figures import Figures, Tracker
 from recollect.types import ConfigError
 
 STARTING, RUNNING, FINISHED, KILLED = "starting", "running", "finished", "killed"
