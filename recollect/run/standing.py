@@ -187,7 +187,7 @@ def newest_rows(path: Path, bytes_limit: int = TAIL_BYTES) -> list[dict[str, flo
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             numbers = {key: row[key] for key in row if _fits(row[key])} if _is_row(row) else {}
-            if numbers:
+            if "env_steps" in numbers:
                 rows.append(numbers)
     return rows
 

@@ -278,3 +278,9 @@ def test_its_clock_does_not_go_back(tmp_run: Path) -> None:
                     file.write(json.dumps({"env_steps": tick, "seconds": now}) + "\n")
             seen.append(look(tmp_run, lambda: begun + now).figures.elapsed_seconds - now)  # noqa: B023
     assert max(map(abs, seen)) < 0.01
+
+
+def test_a_row_whose_steps_are_beyond_all_measure_is_left_out(tmp_run: Path) -> None:
+    folder = run_in(tmp_run, {"env_steps": 10**15, "seconds": 1.0})
+    assert newest_rows(folder.metrics) == []
+    assert look(tmp_run).figures.env_steps == 40_000
