@@ -97,15 +97,19 @@ def describe_progress(rows: list[dict[str, Any]]) -> dict[str, Any]:
         largest greedy one. What is not known is None.
     """
     last = rows[-1] if rows else {}
+    # Of turns alone: the rows of a run's end tell of an evaluation, in which no steps are taken.
+    turns = list(rows)
+    while len(turns) > 1 and turns[-1].get("env_steps") == turns[-2].get("env_steps"):
+        turns.pop()
     found: dict[str, Any] = {"rows": len(rows)}
     for name in ("env_steps", "updates", "seconds"):
         found[name] = last.get(name)
     spans = {"": {"seconds": 0, "env_steps": 0, "updates": 0}}
-    if len(rows) > 1:
-        spans["lately_"] = rows[-1 - max(1, int(len(rows) * LATELY))]
+    if len(turns) > 1:
+        spans["lately_"] = turns[-1 - max(1, int(len(turns) * LATELY))]
     for prefix, since in spans.items():
         for name in ("env_steps", "updates"):
-            found[f"{prefix}{name}_per_second"] = _rate(since, last, name)
+            found[f"{prefix}{name}_per_second"] = _rate(since, turns[-1] if turns else {}, name)
     for key, name in (("greedy", GREEDY), ("training", TRAINING), ("final", FINAL)):
         found[f"{key}_return"] = next(reversed(_numbers(rows, name)), None)
     found["best_return"] = max(_numbers(rows, GREEDY), default=None)

@@ -12,11 +12,19 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from recollect.agents import r2d2
+from recollect.agents.running import Running
 from recollect.machine import free_memory, gpu, processors
 from recollect.program import Program
 from recollect.types import MOST_WHOLE, ConfigError, EnvSpec, check_kinds, shown
 
 Preset = Callable[[EnvSpec, int | None], tuple[Any, int]]
+OURS = {
+    *(field.name for field in fields(Running)),
+    *("publish_period", "torso_sizes", "forget_bias", "keep_states"),
+    *("evaluation_period", "evaluation_episodes", "evaluation_epsilon"),
+}
+"""Settings of which the papers say nothing: where they lie, defaults are ours, not a paper's."""
+
 SHARE_OF_MEMORY = 0.4
 """Of what is free, that replay may take where a preset decides."""
 
@@ -316,12 +324,15 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
 
 
 def differences(name: str, config: Any, env: EnvSpec) -> list[tuple[str, Any, Any]]:
-    """The settings that differ from the paper's: name, value, the paper's value."""
+    """The settings that differ from the paper's: name, value, the paper's value.
+
+    Those of which no paper says anything are left out: there is nothing that they differ from.
+    """
     published, _ = agent(name).presets["paper"](env, None)
     return [
         (f.name, getattr(config, f.name), getattr(published, f.name))
         for f in fields(config)
-        if getattr(config, f.name) != getattr(published, f.name)
+        if f.name not in OURS and getattr(config, f.name) != getattr(published, f.name)
     ]
 
 

@@ -302,3 +302,11 @@ def test_nothing_that_a_run_names_is_imported(
     assert inspection.inspect(run)["problems"] == []
     with pytest.raises(SystemExit, match="it ran"):
         recollect.load(run)
+
+
+def test_speeds_are_of_turns_and_not_of_the_evaluation_at_the_end() -> None:
+    """A run with few rows took no steps between its last two: not 0 a second, lately."""
+    last = {**ROWS[1], "seconds": 100.0, "final/return_mean": 3.0}
+    found = describe_progress([*ROWS[:2], last])
+    assert found["env_steps_per_second"] == found["lately_env_steps_per_second"] == 50.0
+    assert "lately_env_steps_per_second" not in describe_progress([ROWS[1], last])

@@ -229,3 +229,22 @@ def test_drqn_of_the_paper_is_not_a_duelling_double_network() -> None:
     assert (made.duelling, made.double_q, made.prioritized) == (False, False, False)
     assert (made.start_state, made.burn_in, made.trace_length) == ("zero", 0, 10)
     assert steps == 10_000_000
+
+
+def test_only_what_the_paper_says_can_differ_from_it() -> None:
+    """Processes, shards, how blocks are packed, how often it is evaluated: these are ours."""
+    given = {
+        "actor_processes": 2,
+        "replay_shards": 2,
+        "codec": "zstd",
+        "env_processes": 1,
+        "env_deadline": 5.0,
+        "threads": 2,
+        "device": "cpu",
+        "actor_device": "cpu",
+        "dtype": "float32",
+        "evaluation_period": 7,
+        "burn_in": 8,
+    }
+    made = presets.with_settings(config("paper", COLOUR), given)
+    assert presets.differences("r2d2", made, COLOUR) == [("burn_in", 8, 40)]

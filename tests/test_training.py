@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -425,4 +428,61 @@ def test_a_learner_computes_on_the_processors_that_it_was_given_and_that_there_a
 
     assert "a learner on 4 threads, 2 for" in told("learner:cpus=4")
     assert "a learner on 8 threads, 2 for" in told("learner:cpus=5000")
+    alone = prepare("r2d2", env="recollect/Recall-v0", runtime="ray", settings={"threads": 1})
+    assert "a learner on 1 thread, 1 for" in runtimes.told(alone)
     assert "a learner on 64 threads, 2 for" in told("learner:cpus=64", "a:1"), "of its own machine"
+
+
+def test_what_is_said_of_settings_is_left_to_the_display_to_wrap() -> None:
+    job = prepare("r2d2", env="recollect/Recall-v0", preset="small")
+    (text,) = execution._differences(job)
+    assert len(text) > 200
+    assert not [line for line in (text, *execution._told(job)) if "\n" in line]
+
+
+def test_what_starts_is_said_of_ray_alone() -> None:
+    def starting(**more: Any) -> str:
+        settings = {"actor_processes": 2}
+        job = prepare("r2d2", env="recollect/Recall-v0", **more, settings=settings)
+        return runtimes.starting(job, runtimes.program_of(job))
+
+    assert starting() == ""
+    assert re.fullmatch(r"starting Ray and \d parts", starting(runtime="ray"))
+    assert starting(runtime="ray", address="a:1").startswith("joining the cluster at a:1 and start")
+
+
+def test_a_stopped_run_shows_where_it_was_saved_and_going_on_says_so_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The display, status.json, the checkpoint and the next start name the same steps."""
+    run, must_stop = tmp_path / "run", loop.Training._must_stop
+
+    def look(self: loop.Training) -> bool:
+        if self._env_steps() >= 1050:  # a row comes after 1,040 steps and the next after 1,072
+            os.kill(os.getpid(), signal.SIGTERM)
+        return must_stop(self)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    began: list[Any] = []
+    started = execution.Progress.started
+    monkeypatch.setattr(
+        execution.Progress, "started", lambda self: [began.append(self), started(self)]
+    )
+    with monkeypatch.context() as now:
+        now.setattr(loop.Training, "_must_stop", look)
+        with pytest.raises(Interrupted):
+            train(run, verbose=True)
+    status = json.loads((run / "status.json").read_text())
+    steps = status["env_steps"]
+    assert read_metrics(run)[-1]["env_steps"] < steps, "no row was added"
+    said = capsys.readouterr().out.splitlines()
+    assert f" {steps:,} steps" in said[-1]
+    assert f"checkpoint after {steps:,} steps" in said[-2]
+    assert "." in status["written"], "to the millisecond"
+    monkeypatch.setattr(runtimes, "begun", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recollect.resume(run, verbose=True)
+    assert len(began) == 1, "the clock goes once the parts are there"
+    assert f"going on after {steps:,} of 4,000 steps" in capsys.readouterr().out

@@ -12,6 +12,7 @@ from recollect.cli import words
 from recollect.cli.words import Option
 from recollect.run import parts
 from recollect.run.amounts import duration, number, percent, size
+from recollect.run.figures import GONE
 from recollect.run.progress import panel
 from recollect.run.signals import Interrupted
 from recollect.run.standing import KILLED, RUNNING, Standing, look
@@ -45,7 +46,7 @@ def command(given: Sequence[str]) -> int:
             "status RUN [OPTION ...]",
             "Says how a run stands: steps, speeds, returns, its last checkpoint, and of a run on "
             "Ray every part. Nothing is loaded and nobody is disturbed. Exit code 0: it runs, or "
-            "is finished; 1: it was stopped or killed, or failed; 2: there is no such run.",
+            "is finished; 1: it was stopped or killed, or failed; 2: there is no such run. " + GONE,
             {"what": [Option("RUN", "", "a run's folder"), *OPTIONS]},
         )
         return 0

@@ -29,8 +29,8 @@ TEXT_LIMIT, NAME_LIMIT, PLAIN_WIDTH = 200, 24, 200
 STATE_WIDTH, NUMBER_WIDTH, GAP = 11, 7, 2
 COUNT_LIMIT = 1 << 53
 
-RATE_SECONDS = 5.0
-"""Over which the speed of a part is taken."""
+RATE_SECONDS, LEAST_RATE_SECONDS = 5.0, 0.5
+"""Over which the speed of a part is taken; over less nothing is told: what comes, comes at once."""
 
 Segments = list[tuple[str, str]]
 """Of one line: text and its style."""
@@ -50,9 +50,9 @@ class Rate:
 
     @property
     def now(self) -> float | None:
-        """A second; None before two totals are known."""
+        """A second; None before two totals are known that are some time apart."""
         (first, before), (last, after) = self._seen[0], self._seen[-1]
-        return (after - before) / (last - first) if last > first else None
+        return (after - before) / (last - first) if last - first >= LEAST_RATE_SECONDS else None
 
 
 @dataclass(frozen=True)
@@ -302,6 +302,11 @@ def _where(part: PartNow) -> str:
     return f"{part.host} {part.pid or ''}".strip()
 
 
+def _unit(part: PartNow) -> str:
+    """Of the rate, where there is one."""
+    return "" if part.rate is None else part.unit
+
+
 def _short(value: float | None) -> str:
     """At most seven characters."""
     if value is None:
@@ -326,7 +331,7 @@ class _Column(NamedTuple):
 _COLUMNS = (
     _Column("busy", 4, 4, lambda part: "" if part.busy is None else percent(part.busy)),
     _Column("rate", NUMBER_WIDTH, 0, lambda part: _short(part.rate), gap=1),
-    _Column("", len("updates/s"), 3, lambda part: part.unit, left=True, gap=1, style="dim"),
+    _Column("", len("updates/s"), 3, _unit, left=True, gap=1, style="dim"),
     _Column("queue", 5, 1, lambda part: _short(part.queue)),
     _Column("bytes", 7, 6, lambda part: "" if part.queue_bytes is None else size(part.queue_bytes)),
     _Column("lag", 6, 2, lambda part: _short(part.lag_updates)),

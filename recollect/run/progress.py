@@ -6,26 +6,19 @@ import contextlib
 import sys
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 from recollect.run.amounts import duration as duration
 from recollect.run.amounts import number as number
 from recollect.run.amounts import percent as percent
 from recollect.run.amounts import size as size
+from recollect.run.figures import GREEDY as GREEDY
+from recollect.run.figures import TRAINING as TRAINING
+from recollect.run.figures import Figures as Figures
+from recollect.run.figures import Tracker as Tracker
 from recollect.run.parts import LINES, PartNow, table
 from recollect.run.parts import line as parts_line
-
-GREEDY = "evaluator/return_mean"
-TRAINING = "actor/return_mean"
-LAG = "actor/lag_updates"
-FILL = "replay/fill"
-BYTES = "replay/bytes"
-
-RATE_SECONDS = 30.0
-"""Speeds are taken over this long, so that they neither jump nor lag far behind."""
 
 PARTS_SECONDS = 60.0
 """Among plain lines one on the parts comes no more often, if none of them dies."""
@@ -47,6 +40,8 @@ class Progress:
             else gets lines.
         quiet: show nothing at all.
         every_seconds: plain lines come no more often; the first and the last always come.
+        stands: where the run stands before its first row, as a row has it: of a resumed one
+            `env_steps`, `updates`, `seconds`.
         clock: seconds, for tests.
     """
 
@@ -56,13 +51,15 @@ class Progress:
         title: str,
         stream: TextIO | None = None,
         *,
+        stands: Mapping[str, Any] | None = None,
         quiet: bool = False,
         every_seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream: Any = _Steady(sys.stdout if stream is None else stream)
         self._title, self._quiet, self._every, self._clock = title, quiet, every_seconds, clock
-        self._tracker = Tracker(total_env_steps, clock)
+        self._tracker = Tracker(total_env_steps, clock, stands)
+        self._starting = ""
         self._parts: Sequence[PartNow] = ()
         self._live: Any = None
         self._written_at: float | None = None
@@ -81,22 +78,53 @@ class Progress:
 
             self._live = Live(
                 get_renderable=lambda: panel(
-                    self._title, self._tracker.figures(), *console.size, self._parts
+                    self._title,
+                    self._tracker.figures(),
+                    *console.size,
+                    self._parts,
+                    self._starting,
                 ),
                 console=console,
                 refresh_per_second=2,  # more often is only unrest
             )
-            self._live.start()
+            self._live.start(refresh=True)  # how it stands, from the first frame
         else:
             self.line(self._title)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._starting = ""
         if self._live is not None:
             self._live.stop()  # draws once more, and leaves the panel standing
             self._live = None
         elif self._unwritten:
             self._write_figures()
+
+    def starting(self, what: str) -> None:
+        """Say what is being started, and in a pipe where a resumed run stands.
+
+        In the panel, which shows that anyway, it stands until `started`.
+        """
+        self._starting = what
+        if self._live is not None:
+            self._live.refresh()
+            return
+        now = self._tracker.figures()
+        stands = f"going on after {now.env_steps:,} of {now.total_env_steps:,} steps"
+        said = ", ".join(filter(None, (what, stands if now.env_steps else "")))
+        if said:
+            self.line(said)
+
+    def started(self) -> None:
+        """All is there: the run goes on, and its clock."""
+        self._starting = ""
+        self._tracker.start()
+
+    def stopped_at(self, row: Mapping[str, Any]) -> None:
+        """Show where the run stands at last, and let its clock stand."""
+        if self._tracker.changes(row):
+            self.update(row)
+        self._tracker.stop(row["seconds"])
 
     def update(self, row: Mapping[str, Any], parts: Sequence[PartNow] | None = None) -> None:
         """Show the figures of a row; `env_steps` must be among them.
@@ -204,101 +232,19 @@ class _Steady:
         return getattr(self._stream, name)
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What is shown; None is not known yet. Rates are per second, `fill` and `done` in [0, 1]."""
-
-    env_steps: int
-    total_env_steps: int
-    done: float
-    elapsed_seconds: float
-    left_seconds: float | None
-    greedy_return: float | None
-    best_return: float | None
-    training_return: float | None
-    env_steps_per_second: float | None
-    updates_per_second: float | None
-    fill: float | None
-    replay_bytes: float | None
-    lag_updates: float | None
-    learning: bool = True  # no update yet: replay is being filled
-
-
-class Tracker:
-    """Rows in, figures out: the latest value of each metric, and speeds over the last while.
-
-    What is left is told by the speed since learning began.
-    """
-
-    def __init__(self, total_env_steps: int, clock: Callable[[], float]) -> None:
-        self._total, self._clock, self._began = total_env_steps, clock, clock()
-        self._latest: Mapping[str, Any] = {}
-        self._best: float | None = None
-        self._recent: deque[tuple[float, float, float]] = deque()
-        self._since: tuple[float, int] | None = None  # since when it learns
-        self._mean_rate: float | None = None
-        self._rates: tuple[float | None, float | None] = (None, None)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take a row."""
-        known = {name: value for name, value in row.items() if value is not None}
-        if not self._learning() and known.get("updates"):
-            self._recent.clear()  # how fast acting alone was tells nothing of what is left
-            self._rates = (None, None)
-            self._since = None
-        # A new mapping, put in place at once: the panel is drawn from another thread.
-        self._latest = {**self._latest, **known}
-        greedy = known.get(GREEDY)
-        if greedy is not None and (self._best is None or greedy > self._best):
-            self._best = greedy
-        now = float(known.get("seconds", self._clock() - self._began))
-        self._recent.append((now, known["env_steps"], self._latest.get("updates", 0)))
-        self._since = self._since or (now, known["env_steps"])
-        while len(self._recent) > 2 and self._recent[1][0] <= now - RATE_SECONDS:
-            self._recent.popleft()
-        then, steps, updates = self._recent[0]
-        if now > then:
-            span = now - then
-            self._rates = (
-                (known["env_steps"] - steps) / span,
-                (self._latest.get("updates", 0) - updates) / span,
-            )
-        began, first = self._since
-        # Of all of the time: while it evaluates it takes no steps, and is not slower for that.
-        learns = self._learning() and now > began
-        self._mean_rate = (known["env_steps"] - first) / (now - began) if learns else None
-
-    def _learning(self) -> bool:
-        return bool(self._latest.get("updates", 1))
-
-    def figures(self) -> Figures:
-        """How it stands now."""
-        row = self._latest
-        env_steps = int(row.get("env_steps", 0))
-        (steps_rate, updates_rate), mean_rate = self._rates, self._mean_rate
-        left = max(0, self._total - env_steps)
-        return Figures(
-            env_steps=env_steps,
-            total_env_steps=self._total,
-            done=min(1.0, env_steps / self._total) if self._total else 1.0,
-            elapsed_seconds=self._clock() - self._began,
-            left_seconds=left / mean_rate if left and mean_rate else None,
-            greedy_return=row.get(GREEDY),
-            best_return=self._best,
-            training_return=row.get(TRAINING),
-            env_steps_per_second=steps_rate,
-            updates_per_second=updates_rate if "updates" in row else None,
-            fill=row.get(FILL),
-            replay_bytes=row.get(BYTES),
-            lag_updates=row.get(LAG),
-            learning=self._learning(),
-        )
-
-
 def panel(
-    title: str, now: Figures, width: int, height: int = 24, parts: Sequence[PartNow] = ()
+    title: str,
+    now: Figures,
+    width: int,
+    height: int = 24,
+    parts: Sequence[PartNow] = (),
+    starting: str = "",
 ) -> Any:
-    """Figures, and parts if there are any, as a rich renderable for a terminal of that size."""
+    """Figures, and parts if there are any, as a rich renderable for a terminal of that size.
+
+    Args:
+        starting: what is being started; it is said in place of the times.
+    """
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -306,8 +252,9 @@ def panel(
 
     full_width, width = width, min(width, WIDEST)
     steps = f"{now.env_steps:,} of {now.total_env_steps:,} steps"
-    left = _left(now)
+    left = starting or _left(now)
     times = f"{duration(now.elapsed_seconds)} gone" + (f", {left}" if left else "")
+    times = starting or times
 
     bar = Table.grid(expand=True, padding=(0, 1))
     bar.add_column(ratio=1)
@@ -371,13 +318,18 @@ def plain_line(now: Figures) -> str:
             f"{percent(now.done):>4}  {steps} steps",
             f"greedy {number(now.greedy_return):>8}",
             f"training {number(now.training_return):>8}",
-            f"{number(now.env_steps_per_second):>7} steps/s",
-            f"{number(now.updates_per_second):>6} updates/s",
+            _speed(now.env_steps_per_second, 7, "steps/s"),
+            _speed(now.updates_per_second, 6, "updates/s"),
             f"replay {percent(now.fill):>4} {size(now.replay_bytes):>8}",
             f"lag {number(now.lag_updates):>6}",
             _left(now),
         )
     ).rstrip()
+
+
+def _speed(value: float | None, width: int, unit: str) -> str:
+    """As wide where it is not known, and empty."""
+    return " " * (width + 1 + len(unit)) if value is None else f"{number(value):>{width}} {unit}"
 
 
 def _left(now: Figures) -> str:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from recollect.run import manifest
+from recollect.run.figures import Figures, Tracker
 from recollect.run.folder import RunFolder, open_regular, reason
 from recollect.run.lock import owner
 from recollect.run.parts import PartNow, harmless, read, real
-from recollect.run.progress import Figures, Tracker
 from recollect.types import ConfigError
 
 STARTING, RUNNING, FINISHED, KILLED = "starting", "running", "finished", "killed"
@@ -187,7 +187,7 @@ def newest_rows(path: Path, bytes_limit: int = TAIL_BYTES) -> list[dict[str, flo
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             numbers = {key: row[key] for key in row if _fits(row[key])} if _is_row(row) else {}
-            if numbers:
+            if "env_steps" in numbers:
                 rows.append(numbers)
     return rows
 
@@ -228,7 +228,8 @@ def _figures(
     for row in rows:
         seconds = row.get("seconds", seconds)
         tracker.add(row)
-    seconds += ago or 0.0
+    # Rows may be newer than the status whose age is known.
+    seconds = max(seconds, told.get("seconds", 0.0) + (ago or 0.0))
     figures = tracker.figures()
     return (figures if ago is not None else replace(figures, left_seconds=None)), last
 

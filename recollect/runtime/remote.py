@@ -395,6 +395,7 @@ class Remote:
                     raise
                 raise ValueError(f"the state of {name}: {error}") from error
         randomness.load_state_dict(states.part(state, "random"))
+        self._rates.clear()  # what was restored was not done since the start
         self._count()
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from recollect.machine import free_memory, keep_memory, threads
 from recollect.messages import PartLostError
 from recollect.run.folder import RunFolder, default_run_dir
 from recollect.run.lock import RunLock
+from recollect.run.parts import real
 from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
 from recollect.training.job import MAY_CHANGE, Job, prepare
@@ -248,7 +248,7 @@ def _carry_on(
 
     title = f"{job.agent} on {job.env.id}, seed {job.seed}"
     with (
-        Progress(job.env_steps, title, quiet=not verbose) as progress,
+        Progress(job.env_steps, title, quiet=not verbose, stands=_stands(found)) as progress,
         progress.warnings(),
         randomness.seeded(job.seed),
         contextlib.closing(
@@ -302,6 +302,15 @@ def _carry_on(
     )
 
 
+def _stands(found: Checkpoint | None) -> dict[str, float]:
+    """Where a checkpoint stands, as a row of metrics has it."""
+    if found is None:
+        return {}
+    told = {name: real(found.meta.get(name)) for name in ("updates", "seconds")}
+    known = {name: value for name, value in told.items() if value is not None}
+    return {"env_steps": found.env_steps, **known}
+
+
 def _differences(job: Job) -> list[str]:
     found = presets.differences(job.agent, job.config, job.env)
     if not found:
@@ -310,8 +319,8 @@ def _differences(job: Job) -> list[str]:
         f"{name} {_value(name, value)} ({_value(name, published)})"
         for name, value, published in found
     )
-    text = f"{len(found)} settings differ from the paper's, in brackets: {short}"
-    return [textwrap.fill(text, 100)]
+    several = "settings differ" if len(found) > 1 else "setting differs"
+    return [f"{len(found)} {several} from the paper's, in brackets: {short}"]
 
 
 def _value(name: str, value: Any) -> str:
@@ -341,7 +350,7 @@ def _told(job: Job) -> list[str]:
                 "preset small learns something within hours"
             )
     lines += [f"warning: {odd}" for odd in job.odd()]
-    return [textwrap.fill(line, 100) for line in lines if line]
+    return [line for line in lines if line]
 
 
 def _check_memory(job: Job, need: int) -> str:

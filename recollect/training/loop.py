@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import platform
 import shlex
@@ -65,6 +66,7 @@ class Training:
         self.job, self._folder, self._progress, self._stop = job, folder, progress, stop
         self._policy = program.policy()
         meta: Mapping[str, Any] = {"rows": 0, "next_row": 0, "seconds": 0.0}
+        progress.starting(runtimes.starting(job, program))
         self._runtime = runtimes.begun(job, program)
         try:
             if found is not None:
@@ -83,6 +85,7 @@ class Training:
         self._next_row = int(meta["next_row"]) or self._row_after(0)
         self._started = time.perf_counter() - float(meta["seconds"])
         self._began = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        progress.started()
         self._saves = Saves(job, folder, progress, found)
         self._looked_at = time.perf_counter()
         self._ended = False
@@ -191,6 +194,15 @@ class Training:
     def _env_steps(self) -> int:
         return self._runtime.counts()["env_steps"]
 
+    def _stands(self) -> dict[str, float]:
+        """Where the run stands; its seconds are those of its turns, of all of its attempts."""
+        counts = self._runtime.counts()
+        return {
+            "env_steps": counts["env_steps"],
+            "updates": counts["updates"],
+            "seconds": time.perf_counter() - self._started,
+        }
+
     def _row_after(self, env_steps: int) -> int:
         period = min(max(1, self.job.env_steps // ROWS_PER_RUN), MOST_STEPS_PER_ROW)
         return env_steps // period * period + period
@@ -198,9 +210,7 @@ class Training:
     def _row(self) -> dict[str, float]:
         counts = self._runtime.counts()
         return {
-            "env_steps": counts["env_steps"],
-            "updates": counts["updates"],
-            "seconds": time.perf_counter() - self._started,
+            **self._stands(),
             **{f"run/{name}": value for name, value in counts.items()},
             **self._runtime.metrics(),
             **{f"checkpoint/{name}": value for name, value in self._saves.figures.items()},
@@ -236,9 +246,7 @@ class Training:
             replay = self._runtime.metrics("replay")
             self._progress.update(
                 {
-                    "env_steps": counts["env_steps"],
-                    "updates": counts["updates"],
-                    "seconds": now - self._started,
+                    **self._stands(),
                     "replay/fill": replay["replay/fill"],
                     "replay/bytes": replay["replay/bytes"],
                 },
@@ -275,21 +283,24 @@ class Training:
 
     def write_status(self, state: str) -> None:
         """Replace status.json; a full disk does not matter."""
-        counts = self._runtime.counts()
+        now = datetime.datetime.now().astimezone()
+        stands = self._stands()
+        if state != "running":
+            self._progress.stopped_at(stands)
         self._folder.write_status(
             {
                 "state": state,
-                "env_steps": counts["env_steps"],
+                **stands,
+                "seconds": round(stands["seconds"], 3),
                 "total_env_steps": self.job.env_steps,
-                "updates": counts["updates"],
-                "seconds": round(time.perf_counter() - self._started, 3),
                 "checkpoint": self._saves.last,
                 "runtime": self.job.runtime,
                 "parts": [part.as_dict() for part in self._runtime.parts_now()],
                 "pid": os.getpid(),
                 "host": platform.node(),
                 "began": self._began,
-                "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                # Exactly: `recollect status` reckons from it, and its clock must not go back.
+                "written": now.isoformat(timespec="milliseconds"),
             }
         )
 

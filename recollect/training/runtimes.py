@@ -54,14 +54,25 @@ def begun(job: Job, program: Program) -> Runtime:
     return Remote(program, made, job.config.env_deadline)
 
 
+def starting(job: Job, program: Program) -> str:
+    """What takes its time before the first turn; empty where nothing does."""
+    if job.runtime == "inline":
+        return ""
+    ray = (
+        f"joining the cluster at {job.address} and starting" if job.address else "starting Ray and"
+    )
+    return f"{ray} {len(program.parts)} parts"
+
+
 def told(job: Job) -> str:
     """One line on where the parts of a job run."""
     if job.runtime == "inline":
         return computing.told(job.config, job.env) if job.env.has_images else ""
     config, where = job.config, f"the cluster at {job.address}" if job.address else "this machine"
     actors, shards = config.actor_processes, config.replay_shards
+    threads = _learner_threads(job)
     line = (
-        f"on {where} a process for each part: a learner on {_learner_threads(job)} threads, "
+        f"on {where} a process for each part: a learner on {threads} thread{'s' * (threads > 1)}, "
         f"{actors} for {config.actors} actors, {shards} for replay"
     )
     if not job.address and actors < min(config.actors, processors() - 1):

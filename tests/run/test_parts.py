@@ -267,3 +267,18 @@ def test_the_one_line_says_what_each_kind_does_and_who_is_dead() -> None:
         "dead: actor/4 (why 4), actor/5 (why 5), actor/6 (why 6) and 2 more"
     )
     assert parts.line([PartNow("learner", False)]) == "parts  0 of 1 alive   dead: learner"
+
+
+def test_a_unit_stands_only_beside_a_number() -> None:
+    early = PartNow("learner", doing="waiting", unit="updates/s")
+    assert "updates/s" not in "".join(parts.lines([early, actors(1)[0]]))
+    assert "5.00 updates/s" in "".join(parts.lines([replace(early, rate=5.0)]))
+
+
+def test_a_rate_is_not_told_of_an_instant() -> None:
+    rate = parts.Rate()
+    for now, total in ((0.0, 0.0), (0.05, 900.0)):
+        rate.add(total, now)
+        assert rate.now is None
+    rate.add(2000.0, 1.0)
+    assert rate.now == 2000.0

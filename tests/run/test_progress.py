@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,8 +67,9 @@ ROWS = [row(20_000), row(40_000, **{"evaluator/return_mean": 180.0}), row(82_000
 def test_plain_lines_are_these() -> None:
     assert run_plain(0.0, *ROWS, row(200_000, **{"evaluator/return_mean": 1234.5})) == [
         "a title",
-        " 10%   20,000 steps   greedy        -   training     20.5         - steps/s"
-        "        - updates/s   replay  10%  20.0 MB   lag   3.25",
+        " 10%   20,000 steps   greedy        -   training     20.5"
+        + " " * 40
+        + "replay  10%  20.0 MB   lag   3.25",
         " 20%   40,000 steps   greedy    180.0   training     20.5     500.0 steps/s"
         "     2.00 updates/s   replay  20%  40.0 MB   lag   3.25   5:20 left",
         " 41%   82,000 steps   greedy    180.0   training     20.5     500.0 steps/s"
@@ -335,3 +337,95 @@ def test_a_terminal_gets_the_parts_in_its_panel(monkeypatch: pytest.MonkeyPatch)
     assert "20,500 of 200,000 steps" in last
     assert "actor/1" in last
     assert "parts  " not in last
+
+
+STANDS = {"env_steps": 46_704, "updates": 180, "seconds": 93.0}
+
+
+def test_a_resumed_run_shows_where_it_stands_from_the_first_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be stopped while it starts, and that frame stays on the terminal."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    with Progress(200_000, "a title", stream, stands=STANDS, clock=Clock()) as progress:
+        first = stream.getvalue()
+        progress.starting("starting Ray and 6 parts")
+        starting = stream.getvalue()[len(first) :]
+        begin = len(stream.getvalue())
+    for frame in (first, starting, stream.getvalue()[begin:]):
+        assert "46,704 of 200,000 steps" in frame
+        assert "23%" in frame
+    assert ["starting Ray" in frame for frame in (first, starting)] == [False, True]
+    assert "1:33 gone" in stream.getvalue()[begin:]
+
+
+def test_a_pipe_is_told_in_one_line_what_starts_and_where_it_goes_on() -> None:
+    def said(what: str, **more: Any) -> list[str]:
+        stream = io.StringIO()
+        with Progress(200_000, "a title", stream, **more) as progress:
+            progress.starting(what)
+            progress.started()
+        return stream.getvalue().splitlines()[1:]
+
+    assert said("starting Ray and 6 parts") == ["starting Ray and 6 parts"]
+    assert said("", stands=STANDS) == ["going on after 46,704 of 200,000 steps"]
+    assert said("starting Ray and 6 parts", stands=STANDS) == [
+        "starting Ray and 6 parts, going on after 46,704 of 200,000 steps"
+    ]
+    assert said("") == said("starting", quiet=True, stands=STANDS) == []
+
+
+def test_the_time_gone_is_the_runs_own_and_stands_while_it_starts() -> None:
+    clock = Clock()
+    tracker = Tracker(200_000, clock, STANDS)
+    seen = []
+    for now, act in (
+        (20.0, tracker.start),
+        (22.0, lambda: tracker.add({"env_steps": 47_000, "seconds": 95.0})),
+        (25.0, lambda: None),
+    ):
+        clock.now = now
+        seen.append(tracker.figures().elapsed_seconds)
+        act()
+        seen.append(tracker.figures().elapsed_seconds)
+    assert seen == [93, 93, 95, 95, 98, 98]
+
+
+def test_where_it_stopped_is_shown_once_if_it_was_not() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(200_000, "a title", stream, clock=clock) as progress:
+        progress.update(row(28_128))
+        progress.stopped_at({"env_steps": 30_128, "updates": 120, "seconds": 60.3})
+        assert progress._tracker.figures().elapsed_seconds == 60.3
+        clock.now = 9.0
+        progress.stopped_at({"env_steps": 30_128, "updates": 120, "seconds": 61.0})
+        clock.now = 99.0  # parts are ended, and it has not worked since
+        assert progress._tracker.figures().elapsed_seconds == 61.0
+    assert [line.split()[1] for line in stream.getvalue().splitlines()[1:]] == ["28,128", "30,128"]
+
+
+def test_a_long_text_is_wrapped_once_to_the_terminals_width(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    with Progress(200_000, "a title", stream, clock=Clock()) as progress:
+        begin = len(stream.getvalue())
+        progress.note("28 settings " + ", ".join(f"name_{n} 1 (0.9)" for n in range(28)))
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()[begin:])
+    lines = [line.rstrip() for line in plain.splitlines() if "name_" in line]
+    assert all(60 < len(line) <= 80 for line in lines[:-1])
+
+
+def test_speeds_of_a_resumed_run_are_taken_from_where_it_stood() -> None:
+    """Its first rows may come one upon the other, as what actors did in their first second."""
+    tracker = Tracker(200_000, Clock(), STANDS)
+    tracker.start()
+    for seconds, steps in ((94.0, 47_704), (94.05, 48_724)):
+        tracker.add({"env_steps": steps, "updates": 190, "seconds": seconds})
+        assert tracker.figures().env_steps_per_second == pytest.approx(1000, rel=1)
+    left = (200_000 - 48_724) * 1.05 / (48_724 - 46_704)
+    assert tracker.figures().left_seconds == pytest.approx(left)

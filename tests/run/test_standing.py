@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -258,3 +259,28 @@ def test_as_json_the_figures_stand_beside_the_rest(tmp_run: Path) -> None:
     assert (found["state"], found["goes_well"], found["is_stale"]) == ("killed", False, False)
     assert asdict(now.figures).items() <= found.items()
     assert "figures" not in found
+
+
+def test_its_clock_does_not_go_back(tmp_run: Path) -> None:
+    """Rows are newer than the status; both come while time goes on, a second of it each second."""
+    with RunLock(tmp_run):
+        begun, seen = time.time() + 1, []
+        folder = run_in(tmp_run)
+        for tick in range(1, 80):
+            now = 0.25 * tick
+            written = datetime.datetime.fromtimestamp(begun + now, datetime.UTC)
+            if tick % 23 == 1:
+                folder.write_status(
+                    status(env_steps=tick, seconds=now, written=written.isoformat())
+                )
+            if tick % 9 == 0:
+                with open(folder.metrics, "a") as file:
+                    file.write(json.dumps({"env_steps": tick, "seconds": now}) + "\n")
+            seen.append(look(tmp_run, lambda: begun + now).figures.elapsed_seconds - now)  # noqa: B023
+    assert max(map(abs, seen)) < 0.01
+
+
+def test_a_row_whose_steps_are_beyond_all_measure_is_left_out(tmp_run: Path) -> None:
+    folder = run_in(tmp_run, {"env_steps": 10**15, "seconds": 1.0})
+    assert newest_rows(folder.metrics) == []
+    assert look(tmp_run).figures.env_steps == 40_000

@@ -116,6 +116,8 @@ def test_a_state_of_one_process_goes_on_over_several_and_back(
     runtime, _ = spread
     runtime.load_state_dict(state)
     assert runtime.counts() == inline.counts()
+    rates = [part.rate for part in runtime.parts_now()]
+    assert not any(rates), "what was restored was not done just now"
     again = runtime.state_dict()
     assert again.keys() == state.keys()
     assert digest(again) == digest({**state, "turn": 0})
