@@ -193,7 +193,7 @@ def test_the_message_says_what_is_wanted_and_what_is_free() -> None:
     )
     many = [Node(f"10.0.1.{i}", {"CPU": 0.0}) for i in range(20)]
     with pytest.raises(ConfigError, match=r"10\.0\.1\.7 and 12 more nodes\. Take less"):
-        check_room(demands, many)
+        check_room({"actor/0": Demand(1.0)}, many)
     nodes = [Node("10.0.0.2", {"CPU": 4.0, "node:10.0.0.2": 1.0})]
     bound = {f"actor/{i}": Demand(2.0, 0.0, "10.0.0.2") for i in range(3)}
     with pytest.raises(
