@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 import recollect
 from recollect.run.signals import Interrupted, Stop
+from recollect.runtime import transport
 from recollect.training import room, runtimes
 from recollect.training.job import Job, prepare
 from recollect.types import ConfigError
@@ -76,8 +76,11 @@ def test_a_gpu_that_is_not_there_is_refused_however_it_is_asked_for(
         room.check(wanted)
 
 
-def test_it_is_refused_before_there_is_a_folder(tmp_path: Path) -> None:
+def test_it_is_refused_before_there_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also of a run that is to go on, which stays as it was."""
+    monkeypatch.setattr(transport, "opened", lambda *_: pytest.fail("Ray was started"))
     run = tmp_path / "run"
     words: dict[str, Any] = {"env": "recollect/Recall-v0", "env_steps": 10, "run_dir": run}
     with pytest.raises(ConfigError, match="parts in processes of their own"):
@@ -96,7 +99,7 @@ def test_a_signal_before_the_start_starts_nothing(monkeypatch: pytest.MonkeyPatc
     wanted, stop = job(), Stop()
     program = runtimes.program_of(wanted)
     stop.requested = "SIGTERM"
-    monkeypatch.setitem(os.environ, "PATH", "")  # Ray could not be started
+    monkeypatch.setattr(transport, "opened", lambda *_: pytest.fail("Ray was started"))
     with pytest.raises(Interrupted, match="ended by SIGTERM"):
         runtimes.begun(wanted, program, stop)
 
