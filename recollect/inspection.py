@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +71,16 @@ def inspect(run: Any, *, pictures: bool = True) -> dict[str, Any]:
     found["replay"], found["pictures"] = None, []
     if read.get("state") is not None:
         try:
-            state = read["state"]["parts"]["replay"]
+            shards = _shards(read["state"]["parts"])
             updates = read["meta"].get("updates")
             found["replay"] = {
                 "checkpoint": read["path"].name,
-                **describe_replay(state, updates),
+                **describe_replay(shards, updates),
             }
             if pictures:
                 out = folder.path / "inspect" / "replay.png"
                 out.parent.mkdir(exist_ok=True)
-                draw(replay_arrays(state, updates), out, f"replay of {read['path'].name}")
+                draw(replay_arrays(shards, updates), out, f"replay of {read['path'].name}")
                 found["pictures"].append(str(out))
         except (ValueError, KeyError, TypeError) as error:
             problems.append(_said(read["path"], error))
@@ -133,14 +134,16 @@ def describe_parameters(arrays: Mapping[str, Array]) -> dict[str, Any]:
     return {"numbers": sum(int(array.size) for array in arrays.values()), "layers": listed}
 
 
-def describe_replay(state: Mapping[str, Any], updates: int | None = None) -> dict[str, Any]:
-    """What lies in replay, from `Replay.state_dict()`.
+def describe_replay(
+    shards: Sequence[Mapping[str, Any]], updates: int | None = None
+) -> dict[str, Any]:
+    """What lies in replay, from the `Replay.state_dict()` of each of its shards, all together.
 
     Args:
-        state: likewise; nothing in it is trusted.
+        shards: likewise, one or more; nothing in them is trusted.
         updates: the learner's, where they are known; None: the newest version that acted.
     Returns:
-        Counts: `items`, `blocks`, `waiting_blocks` (that no item covers), `episodes`,
+        Counts: `shards`, `items`, `blocks`, `waiting_blocks` (that no item covers), `episodes`,
         `running_episodes`, `steps`, `bytes` as replay counts them, `inserted_steps`,
         `learned_steps`, and replay's own `counters`. Shares of items: `mid_episode_share` (windows
         that do not begin an episode), `prefix_share` (with a burn-in). Distributions, each `least`,
@@ -154,33 +157,26 @@ def describe_replay(state: Mapping[str, Any], updates: int | None = None) -> dic
     """
     from recollect.replay.contents import BLOCK_OVERHEAD, ITEM_OVERHEAD  # loads numba
 
-    arrays = replay_arrays(state, updates)
+    arrays = replay_arrays(shards, updates)
     try:
-        items, blocks = state["items"], state["blocks"]
-        counters = {name: int(count) for name, count in state["counters"].items()}
-        limiter = {name: int(state["limiter"][name]) for name in ("inserted", "learned")}
-        stored = sum(array.nbytes for array in _buffers(state["buffers"]))
-        episodes = len(np.unique(blocks["episode"]))
-        count = len(items["uid"])
-        found: dict[str, Any] = {
-            "items": count,
-            "blocks": len(blocks["steps"]),
+        found: dict[str, Any] = {"shards": len(shards)} | _added(map(_counts, shards))
+        counters = [{name: int(n) for name, n in state["counters"].items()} for state in shards]
+        ended = len(arrays["episode_steps"])
+        found |= {
             "waiting_blocks": int(arrays["waiting"].sum()),
-            "episodes": episodes,
-            "running_episodes": episodes - len(arrays["episode_steps"]),
-            "steps": int(np.sum(blocks["steps"])),
-            "bytes": stored + len(blocks["steps"]) * BLOCK_OVERHEAD + count * ITEM_OVERHEAD,
-            "inserted_steps": limiter["inserted"],
-            "learned_steps": limiter["learned"],
-            "counters": counters,
-            "mid_episode_share": _share(np.asarray(items["start"]) > 0),
-            "prefix_share": _share(np.asarray(items["prefix"]) > 0),
+            "running_episodes": found["episodes"] - ended,
+            "bytes": found["bytes"]
+            + found["blocks"] * BLOCK_OVERHEAD
+            + found["items"] * ITEM_OVERHEAD,
+            "counters": _added(counters),
         }
+        for name, column in (("mid_episode_share", "start"), ("prefix_share", "prefix")):
+            found[name] = _share(np.concatenate([s["items"][column] for s in shards]) > 0)
         for name in ("age_env_steps", "lag_updates", "priority", "episode_steps"):
             found[name] = distribution(arrays[name]) if name in arrays else None
         if "priority" in arrays:
             masses = arrays["mass"]
-            found["priority_exponent"] = float(state["sampler"]["exponent"])
+            found["priority_exponent"] = float(shards[0]["sampler"]["exponent"])
             found["priority_zero_share"] = _share(masses == 0)
             square = float((masses**2).sum())
             found["effective_items"] = float(masses.sum()) ** 2 / square if square else 0.0
@@ -189,8 +185,35 @@ def describe_replay(state: Mapping[str, Any], updates: int | None = None) -> dic
         raise _damaged(error) from error
 
 
-def replay_arrays(state: Mapping[str, Any], updates: int | None = None) -> dict[str, Array]:
+def _counts(state: Mapping[str, Any]) -> dict[str, int]:
+    """Of one shard."""
+    items, blocks, limiter = state["items"], state["blocks"], state["limiter"]
+    return {
+        "items": len(items["uid"]),
+        "blocks": len(blocks["steps"]),
+        "episodes": len(np.unique(blocks["episode"])),
+        "steps": int(np.sum(blocks["steps"])),
+        "bytes": sum(array.nbytes for array in _buffers(state["buffers"])),
+        "inserted_steps": int(limiter["inserted"]),
+        "learned_steps": int(limiter["learned"]),
+    }
+
+
+def _added(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sums of counts, by name."""
+    total: Counter[str] = Counter()
+    for counts in several:
+        total.update(counts)
+    return dict(total)
+
+
+def replay_arrays(
+    shards: Sequence[Mapping[str, Any]], updates: int | None = None
+) -> dict[str, Array]:
     """What `describe_replay` sums up, by name; arguments as there.
+
+    A shard does not know when the others' blocks came: with several, its items' ages in its own
+    steps are stretched to the steps of all, of which each takes an even share.
 
     Returns:
         [items] `age_env_steps`, `lag_updates`, and where draws go by priority `priority` and
@@ -200,47 +223,58 @@ def replay_arrays(state: Mapping[str, Any], updates: int | None = None) -> dict[
         ValueError: the state is damaged.
     """
     try:
-        items = {name: np.asarray(column) for name, column in state["items"].items()}
-        blocks = {name: np.asarray(column, np.int64) for name, column in state["blocks"].items()}
-        ended, steps, index = blocks["last"] != 0, blocks["steps"], blocks["index"]
-        # All but an episode's last block have a whole period of steps.
-        period = int(steps[~ended].max() if (~ended).any() else steps.max(initial=1))
-        # Blocks by episode and time, and the place where an episode's block 0 would be.
-        order = np.lexsort((index, blocks["episode"]))
-        episodes, begins = np.unique(blocks["episode"][order], return_index=True)
-        origin = begins - index[order][begins]
-        mine = np.searchsorted(episodes, items["episode"])
-        if (mine >= len(episodes)).any() or (episodes[mine] != items["episode"]).any():
-            raise ValueError("an item's episode has no blocks")
-        stop = items["start"] + items["learned"] + items["tail"]
-        first = origin[mine] + (items["start"] - items["prefix"]) // period
-        last = origin[mine] + (stop - 1) // period
-        if (first < begins[mine]).any() or (last >= np.append(begins, len(order))[mine + 1]).any():
-            raise ValueError("an item's blocks are not there")
-        covers = np.zeros(len(order) + 1, np.int64)
-        np.add.at(covers, first, 1)
-        np.add.at(covers, last + 1, -1)
-        waiting = np.empty(len(order), bool)
-        waiting[order] = np.cumsum(covers[:-1]) == 0
-        by_time = np.argsort(blocks["serial"])
-        later = np.empty(len(steps), np.int64)  # steps inserted after each block
-        later[by_time] = steps.sum() - np.cumsum(steps[by_time])
-        versions = np.asarray(items["version"], np.int64)
-        newest = max(updates or 0, int(versions.max(initial=0)))
-        found = {
-            "age_env_steps": later[order[last]],
-            "lag_updates": newest - versions,
-            "episode_steps": index[ended] * period + steps[ended],
-            "waiting": waiting,
-        }
-        sampler = state["sampler"]
-        if "values" in sampler:
-            found["mass"] = np.asarray(sampler["values"], np.float64)[items["row"]]
-            exponent = float(sampler["exponent"])
-            found["priority"] = found["mass"] ** (1 / exponent) if exponent else found["mass"]
+        each = [_arrays(state) for state in shards]
+        found = {name: np.concatenate([arrays[name] for arrays in each]) for name in each[0]}
+        if len(shards) > 1:
+            inserted = [max(1, int(state["limiter"]["inserted"])) for state in shards]
+            own = np.repeat(inserted, [len(arrays["age_env_steps"]) for arrays in each])
+            found["age_env_steps"] = np.rint(found["age_env_steps"] * (sum(inserted) / own))
+        versions = found.pop("version")
+        found["lag_updates"] = max(updates or 0, int(versions.max(initial=0))) - versions
         return found
     except DAMAGE as error:
         raise _damaged(error) from error
+
+
+def _arrays(state: Mapping[str, Any]) -> dict[str, Array]:
+    """Of one shard; [items] `version` stands for the lag."""
+    items = {name: np.asarray(column) for name, column in state["items"].items()}
+    blocks = {name: np.asarray(column, np.int64) for name, column in state["blocks"].items()}
+    ended, steps, index = blocks["last"] != 0, blocks["steps"], blocks["index"]
+    # All but an episode's last block have a whole period of steps.
+    period = int(steps[~ended].max() if (~ended).any() else steps.max(initial=1))
+    # Blocks by episode and time, and the place where an episode's block 0 would be.
+    order = np.lexsort((index, blocks["episode"]))
+    episodes, begins = np.unique(blocks["episode"][order], return_index=True)
+    origin = begins - index[order][begins]
+    mine = np.searchsorted(episodes, items["episode"])
+    if (mine >= len(episodes)).any() or (episodes[mine] != items["episode"]).any():
+        raise ValueError("an item's episode has no blocks")
+    stop = items["start"] + items["learned"] + items["tail"]
+    first = origin[mine] + (items["start"] - items["prefix"]) // period
+    last = origin[mine] + (stop - 1) // period
+    if (first < begins[mine]).any() or (last >= np.append(begins, len(order))[mine + 1]).any():
+        raise ValueError("an item's blocks are not there")
+    covers = np.zeros(len(order) + 1, np.int64)
+    np.add.at(covers, first, 1)
+    np.add.at(covers, last + 1, -1)
+    waiting = np.empty(len(order), bool)
+    waiting[order] = np.cumsum(covers[:-1]) == 0
+    by_time = np.argsort(blocks["serial"])
+    later = np.empty(len(steps), np.int64)  # steps inserted after each block
+    later[by_time] = steps.sum() - np.cumsum(steps[by_time])
+    found = {
+        "age_env_steps": later[order[last]],
+        "version": np.asarray(items["version"], np.int64),
+        "episode_steps": index[ended] * period + steps[ended],
+        "waiting": waiting,
+    }
+    sampler = state["sampler"]
+    if "values" in sampler:
+        found["mass"] = np.asarray(sampler["values"], np.float64)[items["row"]]
+        exponent = float(sampler["exponent"])
+        found["priority"] = found["mass"] ** (1 / exponent) if exponent else found["mass"]
+    return found
 
 
 def distribution(values: Array) -> dict[str, float] | None:
@@ -303,6 +337,14 @@ def _age(path: Path) -> tuple[int, float]:
 
 def _bytes(path: Path) -> int:
     return sum(file.lstat().st_size for file in path.iterdir()) if path.is_dir() else 0
+
+
+def _shards(parts: Mapping[str, Any]) -> list[Any]:
+    """The states of replay's parts: `replay`, or `replay/0` and those after it."""
+    if "replay" in parts:
+        return [parts["replay"]]
+    number = sum(name.startswith("replay/") for name in parts)
+    return [parts[f"replay/{k}"] for k in range(max(1, number))]
 
 
 def _buffers(buffers: Any) -> Iterable[Array]:

@@ -31,6 +31,21 @@ def gpu() -> bool:
     return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
 
 
+def gpus() -> int | None:
+    """How many there are for this process, as `gpu`; None where that cannot be told.
+
+    Under WSL, and with AMD's, there are other files than NVIDIA's.
+    """
+    if any(Path(other).exists() for other in ("/dev/dxg", "/dev/kfd")):
+        return None
+    if not gpu():
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([word for word in visible.split(",") if word.strip() not in ("", "-1")])
+    return len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
+
+
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[None]:
     """Let torch compute on so many threads inside. Sums are split the same way on every machine."""

@@ -256,10 +256,8 @@ def nearest(kind: str, name: str, known: Iterable[str], shown: str = "{}") -> Co
     known = sorted(known)
     name = name if len(name) <= 80 else name[:60] + "..."
     name = name if name.isprintable() else repr(name)
-    by_lower = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    if close:
-        hint = f"did you mean {shown.format(by_lower[close[0]])}?"
+    if close := closest(name, known):
+        hint = f"did you mean {shown.format(close)}?"
     elif len(known) <= MANY:
         hint = f"known: {', '.join(known)}"
     elif kind == "setting":
@@ -267,6 +265,13 @@ def nearest(kind: str, name: str, known: Iterable[str], shown: str = "{}") -> Co
     else:
         hint = f"known: {', '.join(known[:MANY])} and {len(known) - MANY} more"
     return ConfigError(f"unknown {kind} {shown.format(name)}: {hint}")
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The one of these names that somebody may have meant, in small letters or large; or empty."""
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else ""
 
 
 def agent(name: str) -> Agent:

@@ -70,12 +70,12 @@ def test_replay_is_described_as_it_counts_itself(
 ) -> None:
     replay = lived(windows, Prioritized(0.5), capacity, turns)
     state = replay.state_dict()
-    found, own = describe_replay(state), replay.metrics()
+    found, own = describe_replay([state]), replay.metrics()
     for name in ("items", "blocks", "waiting_blocks", "episodes", "steps", "bytes"):
         assert found[name] == own[name], name
     assert found["inserted_steps"] == own["inserted_steps"]
     assert found["counters"]["evicted_items"] == own["evicted_items"]
-    arrays = inspection.replay_arrays(state)
+    arrays = inspection.replay_arrays([state])
     uids = state["items"]["uid"].tolist()
     assert dict(zip(uids, arrays["age_env_steps"].tolist(), strict=True)) == ages(replay)
     contents = replay._contents
@@ -89,14 +89,14 @@ def test_shares_lags_and_priorities_are_the_items_own() -> None:
     replay = lived(UNEVEN, Prioritized(0.5), 200, 150)
     state = replay.state_dict()
     items = state["items"]
-    found = describe_replay(state, updates=1000)
+    found = describe_replay([state], updates=1000)
     start, prefix, version = items["start"], items["prefix"], items["version"]
     assert found["mid_episode_share"] == sum(s > 0 for s in start) / len(start)
     assert found["prefix_share"] == sum(p > 0 for p in prefix) / len(prefix)
     assert found["lag_updates"]["least"] == 1000 - max(version)
     assert found["lag_updates"]["most"] == 1000 - min(version)
-    assert describe_replay(state)["lag_updates"]["least"] == 0
-    drawn = inspection.replay_arrays(state)["priority"]
+    assert describe_replay([state])["lag_updates"]["least"] == 0
+    drawn = inspection.replay_arrays([state])["priority"]
     assert set(drawn.tolist()) == {0.0, 1.0, 4.0}
     zeros = drawn.tolist().count(0.0) / len(drawn)
     assert found["priority_zero_share"] == zeros
@@ -109,17 +109,45 @@ def test_shares_lags_and_priorities_are_the_items_own() -> None:
 
 def test_buffers_may_be_of_either_form() -> None:
     state = lived(UNEVEN, None, 200, 50).state_dict()
-    wanted = describe_replay(state)
+    wanted = describe_replay([state])
     if not isinstance(state["buffers"], Buffers):
         numbers = np.array(sorted(map(int, state["buffers"])), np.int64)
         arrays = [state["buffers"][str(number)] for number in numbers]
         state["buffers"] = Buffers(numbers, arrays)
-    assert describe_replay(state) == wanted
+    assert describe_replay([state]) == wanted
     assert wanted["priority"] is None
 
 
+def test_shards_are_described_together() -> None:
+    """Counts are added, what is told of items is told of those of all."""
+    states = [lived(UNEVEN, Prioritized(0.5), 200, n, n).state_dict() for n in (60, 90, 150)]
+    found, each = describe_replay(states, 1000), [describe_replay([s], 1000) for s in states]
+    for name in ("items", "blocks", "waiting_blocks", "episodes", "running_episodes", "steps"):
+        assert found[name] == sum(one[name] for one in each), name
+    for name in ("bytes", "inserted_steps", "learned_steps"):
+        assert found[name] == sum(one[name] for one in each), name
+    assert found["counters"]["evicted_items"] == sum(s["counters"]["evicted_items"] for s in states)
+    starts = [start for state in states for start in state["items"]["start"]]
+    assert found["mid_episode_share"] == sum(s > 0 for s in starts) / len(starts)
+    all_of, arrays = (
+        inspection.replay_arrays(states),
+        [inspection.replay_arrays([s]) for s in states],
+    )
+    assert all_of["priority"].tolist() == [p for one in arrays for p in one["priority"].tolist()]
+    masses = np.sqrt(all_of["priority"])
+    assert found["effective_items"] == pytest.approx(sum(masses) ** 2 / sum(masses**2))
+    versions = [version for state in states for version in state["items"]["version"]]
+    assert found["lag_updates"]["least"] == 1000 - max(versions)
+    assert describe_replay(states)["lag_updates"]["least"] == 0, "behind the newest of all"
+    for one, state in zip(arrays, states, strict=True):  # by its share of what was inserted
+        ratio = found["inserted_steps"] / state["limiter"]["inserted"]
+        one["age_env_steps"] = np.rint(one["age_env_steps"] * ratio)
+    ages = np.concatenate([one["age_env_steps"] for one in arrays])
+    assert all_of["age_env_steps"].tolist() == ages.tolist()
+
+
 def test_an_empty_replay_has_no_distributions() -> None:
-    found = describe_replay(make_replay(UNEVEN, sampler=Prioritized(0.5)).state_dict())
+    found = describe_replay([make_replay(UNEVEN, sampler=Prioritized(0.5)).state_dict()])
     assert (found["items"], found["blocks"], found["effective_items"]) == (0, 0, 0)
     for name in ("age_env_steps", "lag_updates", "priority", "episode_steps"):
         assert found[name] is None
@@ -144,7 +172,7 @@ def test_a_damaged_state_is_a_value_error() -> None:
         for changed in changes:
             try:
                 with np.errstate(all="ignore"):
-                    json.dumps(describe_replay(changed))
+                    json.dumps(describe_replay([changed]))
             except ValueError as error:
                 refused.append(str(error))
     assert len(refused) > 50
@@ -258,6 +286,7 @@ def test_the_replay_of_the_newest_full_checkpoint_is_described_and_drawn(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = lived(UNEVEN, Prioritized(0.5), 200, 60).state_dict()
+    parts = {"replay": state}
     monkeypatch.setattr(
         inspection,
         "_read",
@@ -265,19 +294,26 @@ def test_the_replay_of_the_newest_full_checkpoint_is_described_and_drawn(
             "path": path,
             "parameters": {},
             "meta": {"updates": 500},
-            "state": {"parts": {"replay": state}},
+            "state": {"parts": parts},
         },
     )
     found = inspection.inspect(run)
     name = Path(found["checkpoints"][0]["path"]).name
     assert found["checkpoints"][0]["full"]
-    assert found["replay"] == {"checkpoint": name, **describe_replay(state, 500)}
+    assert found["replay"] == {"checkpoint": name, **describe_replay([state], 500)}
     (picture,) = found["pictures"]
     assert picture == str(run.path / "inspect" / "replay.png")
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
     Path(picture).unlink()
     assert inspection.inspect(run, pictures=False)["pictures"] == []
     assert not Path(picture).exists()
+    shards = [lived(UNEVEN, Prioritized(0.5), 200, n, n).state_dict() for n in range(60, 71)]
+    parts.clear()
+    parts.update({f"replay/{k}": shards[k] for k in sorted(range(11), key=str)})
+    found = inspection.inspect(run)
+    assert found["replay"] == {"checkpoint": name, **describe_replay(shards, 500)}
+    assert (len(found["pictures"]), found["problems"]) == (1, [])
+    parts["replay"] = state
     del state["items"]
     found = inspection.inspect(run)
     assert found["replay"] is None

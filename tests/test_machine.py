@@ -41,6 +41,35 @@ def test_free_memory_is_unknown_where_nobody_tells(monkeypatch: pytest.MonkeyPat
     assert machine.free_memory() is None
 
 
+@pytest.mark.parametrize(
+    ("files", "visible", "number"),
+    [
+        ([], None, 0),
+        (["nvidia0"], None, 0),  # a driver that is not running
+        (["nvidiactl", "nvidia0", "nvidia11", "nvidia-uvm"], None, 2),
+        (["nvidiactl", "nvidia0", "nvidia1"], "1", 1),
+        (["nvidiactl", "nvidia0", "nvidia1"], "-1", 0),
+        (["nvidiactl", "nvidia0"], "", 0),
+        (["dxg"], None, None),
+        (["kfd"], None, None),
+    ],
+)
+def test_gpus_are_counted_where_they_can_be(
+    files: list[str],
+    visible: str | None,
+    number: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(machine, "Path", lambda path: tmp_path / path[5:])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert machine.gpus() == number
+
+
 def test_threads_are_as_many_inside_as_said_and_as_before_after() -> None:
     before = torch.get_num_threads()
     try:

@@ -18,7 +18,7 @@ import torch
 
 from recollect.agents.computing import Compute
 from recollect.agents.learning import tensors
-from recollect.replay.far import NothingToDrawError
+from recollect.replay.limiter import NothingToDrawError
 from recollect.types import Array
 
 if TYPE_CHECKING:

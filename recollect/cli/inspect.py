@@ -59,7 +59,7 @@ def text(facts: dict[str, Any]) -> list[str]:
         lines += _parameters(facts["parameters"])
     if facts["replay"]:
         lines += _replay(facts["replay"])
-    elif not any("replay is damaged" in problem for problem in facts["problems"]):
+    elif not any(entry["full"] for entry in facts["checkpoints"]):
         lines.append(_line("replay", "no full checkpoint, so what lay in it is not known"))
     lines += [_line("picture", path) for path in facts["pictures"]]
     lines += [_line("PROBLEM", problem) for problem in facts["problems"]]
@@ -174,8 +174,9 @@ def _parameters(parameters: dict[str, Any]) -> list[str]:
 
 
 def _replay(replay: dict[str, Any]) -> list[str]:
+    shards = f", {replay['shards']} shards together" if replay["shards"] > 1 else ""
     lines = [
-        _line("replay", f"of {replay['checkpoint']}"),
+        _line("replay", f"of {replay['checkpoint']}{shards}"),
         _line(
             "",
             f"{replay['items']:,} items over {replay['steps']:,} steps in {replay['blocks']:,} "

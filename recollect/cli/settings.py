@@ -120,13 +120,21 @@ def read(name: str, given: str | Sequence[str], config: type) -> Any:
 def as_options(message: str, config: type) -> str:
     """`message` with a config's fields named as they are typed: `n_step` is `--n-step`.
 
-    Only those of several words: the others are words of any sentence too.
+    Only those of several words: the others are words of any sentence too. Of the runtime and what
+    goes with it, where it stands before a value, or as where something is said: `with place`.
     """
     names = [field.name for field in fields(config) if "_" in field.name]
     pattern = rf"(?<![\w'\"-])({'|'.join([*names, 'env_steps'])})(?![\w'\"-])"
-    return re.sub(pattern, lambda found: "--" + found[1].replace("_", "-"), message)
+    message = re.sub(pattern, lambda found: "--" + found[1].replace("_", "-"), message)
+    return re.sub(_RUNTIME, r"--\1", message)
 
 
+_RUNTIME = (
+    r"(?<![\w'\"-])("
+    r"runtime(?= (?:ray|inline)\b)|device(?= (?:auto|cpu|cuda)\b)|address(?= (?:['\"]|HOST:PORT))|"
+    r"place(?= ['\"])|(?<=with )place|(?<=in )place|(?<=without )address)(?![\w'\"-])"
+)
+"""`runtime ray`, `address 'a:1'`, `place '...'`, and these after `with`, `in` and `without`."""
 _YES_NO = ("true", "false")
 
 

@@ -33,7 +33,7 @@ from recollect.replay import batch, wire
 from recollect.replay.batch import Batch
 from recollect.replay.blocks import Block, BlockSpec
 from recollect.replay.episodes import Item
-from recollect.replay.limiter import Limiter, Totals
+from recollect.replay.limiter import Limiter, NothingToDrawError, Totals
 from recollect.replay.shard import Standing
 from recollect.replay.uniform import batch_of_uniforms, refuse_outside
 from recollect.replay.windows import Windows
@@ -52,10 +52,6 @@ FRESH_SECONDS = 1.0
 """Between two such questions of who need not wait."""
 
 _BELOW_ONE = np.nextafter(1.0, 0.0)
-
-
-class NothingToDrawError(RuntimeError):
-    """The shards have nothing to draw, though a moment ago they had."""
 
 
 class _Asked(NamedTuple):

@@ -28,6 +28,10 @@ _COUNTERS = dict.fromkeys(
 )
 
 
+class NothingToDrawError(RuntimeError):
+    """The shards have nothing to draw, though a moment ago they had."""
+
+
 class Totals(NamedTuple):
     """What a limiter has counted, and from where its surplus counts; those of several add up."""
 

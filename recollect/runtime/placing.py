@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from recollect import presets
 from recollect.types import ConfigError
 
 LEAST = 0.001
@@ -34,8 +34,12 @@ class Demand:
         """Beside processors and GPUs: what only the node has that is meant."""
         if not self.node:
             return {}
-        address = self.node.replace(".", "").isdigit() or ":" in self.node
-        return {f"node:{self.node}" if address else self.node: LEAST}
+        return {f"node:{self.node}" if self.by_address else self.node: LEAST}
+
+    @property
+    def by_address(self) -> bool:
+        """Whether `node` is an address, and no resource's name."""
+        return self.node.replace(".", "").isdigit() or ":" in self.node
 
     def bundle(self) -> dict[str, float]:
         """All of it, as a cluster reads it."""
@@ -72,6 +76,7 @@ def parse(place: str) -> dict[str, Demand]:
         ConfigError: anything else.
     """
     found = {kind: DEFAULTS.get(kind, Demand()) for kind in KINDS}
+    said: set[tuple[str, str]] = set()
     for word in place.split():
         kind, colon, rest = word.partition(":")
         if not colon or not rest:
@@ -89,6 +94,9 @@ def parse(place: str) -> dict[str, Demand]:
                     f"place {word!r}: node is {value!r}, an address or a resource of the cluster's "
                     "own was wanted"
                 )
+            if (kind, name) in said:
+                raise ConfigError(f"place {word!r}: {name} of {kind} is given twice, give it once")
+            said.add((kind, name))
             given: Any = value if name == "node" else _amount(word, name, value)
             found[kind] = replace(found[kind], **{name: given})
     return found
@@ -108,8 +116,8 @@ def _amount(word: str, name: str, value: str) -> float:
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> ConfigError:
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f": did you mean {near[0]}?" if near else ""
+    near = presets.closest(name, known)
+    hint = f": did you mean {near}?" if near else ""
     return ConfigError(f"{what} {name!r} is not known{hint}, there are {', '.join(known)}")
 
 
@@ -124,6 +132,7 @@ def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> None:
         demands, key=lambda name: (not demands[name].node, -demands[name].gpus, -demands[name].cpus)
     )
     for name in order:
+        _check_named(name, demands[name], nodes)
         bundle = demands[name].bundle()
         for node in free:
             if all(node.get(what, 0.0) >= amount - 1e-9 for what, amount in bundle.items()):
@@ -132,14 +141,39 @@ def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> None:
                 break
         else:
             raise ConfigError(
-                f"there is no room for {name}, which takes {_said(bundle)}: all parts take "
+                f"there is no room for {name}, which takes {_said(demands[name])}: all parts take "
                 f"{_total(demands)}, and free is {_free(nodes)}. Take less with place (as in "
                 f"{EXAMPLE!r}), fewer actor_processes, or add machines"
             )
 
 
-def _said(bundle: Mapping[str, float]) -> str:
-    return ", ".join(f"{amount:g} {what}" for what, amount in bundle.items())
+def _check_named(name: str, demand: Demand, nodes: Sequence[Node]) -> None:
+    """Raise ConfigError where a part wants what no machine has: a node, or a GPU."""
+    addresses = ", ".join(node.address for node in nodes[:8]) + " ..." * (len(nodes) > 8)
+    if demand.by_address and all(node.address != demand.node for node in nodes):
+        raise ConfigError(
+            f"{name} is to be at {demand.node}, and no machine of the cluster has that address, "
+            f"there are {addresses or 'none'}: name one of these with place"
+        )
+    if demand.node and not demand.by_address and not any(demand.node in x.free for x in nodes):
+        named = {what for node in nodes for what in node.free if ":" not in what} - {*NO_NODES}
+        raise ConfigError(
+            f"{name} is to be where {demand.node!r} is, and no machine of the cluster has that "
+            f"resource free, there are {', '.join(sorted(named)) or 'none'}, and the addresses "
+            f"{addresses or 'none'}: name one of these with place, or `ray start` a machine with "
+            f"--resources"
+        )
+    if demand.gpus and not any(node.free.get("GPU") for node in nodes):
+        raise ConfigError(
+            f"{name} takes {demand.gpus:g} GPU, and no machine of the cluster has one free: take "
+            "none with place and device, or add a machine that has"
+        )
+
+
+def _said(demand: Demand) -> str:
+    amounts = {"CPU": demand.cpus, "GPU": demand.gpus}
+    taken = " and ".join(f"{amount:g} {what}" for what, amount in amounts.items() if amount)
+    return (taken or "next to nothing") + f" on {demand.node}" * bool(demand.node)
 
 
 def _total(demands: Mapping[str, Demand]) -> str:

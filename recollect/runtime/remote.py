@@ -93,11 +93,18 @@ class Remote:
         program: what to run.
         transport: starts the parts; from now on this object's own, and closed with it.
         env_deadline: seconds that one call of an environment may take.
+        look: called again and again until all parts are there; what it raises ends them at once.
     Raises:
         PartLostError: a part could not be started in time.
     """
 
-    def __init__(self, program: Program, transport: Transport, env_deadline: float) -> None:
+    def __init__(
+        self,
+        program: Program,
+        transport: Transport,
+        env_deadline: float,
+        look: Callable[[], object] = lambda: None,
+    ) -> None:
         self._transport, self._env_deadline = transport, env_deadline
         self._parts = {part.name: part for part in program.parts}
         self._workers = {p.name: _Worker(p) for p in program.parts if p.role.worker}
@@ -111,12 +118,26 @@ class Remote:
         try:
             for part in program.parts:
                 held = {a: [self._parts[n] for n in names] for a, names in part.held.items()}
+                look()
                 transport.start(part, held)
-            self._who = self._ask_all(self._parts, "who", seconds=START_SECONDS)
+            self._who = self._come(look)
             self._count()
         except BaseException:
             transport.close()
             raise
+
+    def _come(self, look: Callable[[], object]) -> dict[str, Any]:
+        """Who the parts are, once all are there."""
+        answers = {name: self._transport.ask(name, "who") for name in self._parts}
+        found, end = {}, time.monotonic() + START_SECONDS
+        for name, answer in answers.items():
+            with self._noticing(name):
+                while not answer.ready() and time.monotonic() < end:
+                    look()
+                    self._transport.wait([answer], LOOK_SECONDS)
+                found[name] = answer.result(max(0.0, end - time.monotonic()))
+                self._heard[name] = time.monotonic()
+        return found
 
     # --- Turns -----------------------------------------------------------------------------------
 

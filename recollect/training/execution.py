@@ -17,6 +17,7 @@ from recollect.run.lock import RunLock
 from recollect.run.parts import real
 from recollect.run.progress import Progress, size
 from recollect.run.signals import Interrupted, Stop
+from recollect.training import room
 from recollect.training.job import MAY_CHANGE, Job, prepare
 from recollect.types import ConfigError, DivergedError, EnvError, NotSavedError
 
@@ -106,6 +107,7 @@ def execute(job: Job, run_dir: str | Path | None = None, *, verbose: bool = True
     """
     path = Path(run_dir) if run_dir else default_run_dir(job.agent, job.env.id, job.seed)
     RunFolder(path).refuse_if_taken()
+    room.check(job)
     path = path.absolute()  # an environment may go to another folder
     # The first two refuse before torch is loaded; a signal from here on is answered by saving.
     with RunLock(path), _stop(verbose) as stop, _computing(job):
@@ -156,6 +158,7 @@ def resume(
         except ConfigError as error:
             raise ConfigError(f"{folder.config_path}: {error}") from error
         job = stored.changed(**{name: x for name, x in given.items() if x is not None})
+        room.check(job)
         inside.enter_context(_computing(job))
         from recollect.run import checkpoint
         from recollect.training import runtimes

@@ -51,6 +51,7 @@ class Training:
         start: parameters [P] to begin with; None: the network's own.
     Raises:
         CheckpointError: what is in `found` does not fit.
+        Interrupted: a signal came before all parts were there; there is nothing to save.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Training:
         self._policy = program.policy()
         meta: Mapping[str, Any] = {"rows": 0, "next_row": 0, "seconds": 0.0}
         progress.starting(runtimes.starting(job, program))
-        self._runtime = runtimes.begun(job, program)
+        self._runtime = runtimes.begun(job, program, stop)
         try:
             if found is not None:
                 meta = self._restore(found)

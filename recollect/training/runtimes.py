@@ -8,14 +8,14 @@ from dataclasses import replace
 
 from recollect import presets
 from recollect.agents import computing
-from recollect.machine import free_memory, gpu, processors
+from recollect.machine import free_memory, processors
 from recollect.maths import philox
 from recollect.program import Part, Program
-from recollect.runtime import placing
+from recollect.run.signals import Interrupted, Stop
 from recollect.runtime.hosting import Setting
 from recollect.runtime.inline import Inline
-from recollect.runtime.placing import Demand
 from recollect.runtime.remote import Remote
+from recollect.training import room
 from recollect.training.job import Job
 
 STORE_BYTES = (200_000_000, 4_000_000_000)
@@ -30,28 +30,38 @@ def program_of(job: Job) -> Program:
     On Ray an actor has the GPU that `place` gives it, and does not look for the learner's.
     """
     config = job.config
-    if job.runtime != "inline" and config.actor_device == "auto" and not _kinds(job)["actor"].gpus:
+    if (
+        job.runtime != "inline"
+        and config.actor_device == "auto"
+        and not room.kinds(job)["actor"].gpus
+    ):
         config = replace(config, actor_device="cpu")
     return presets.agent(job.agent).program(config, job.env, job.seed, job.network)
 
 
-def begun(job: Job, program: Program) -> Runtime:
+def begun(job: Job, program: Program, stop: Stop) -> Runtime:
     """The runtime of a job with the parts of its program.
 
     Raises:
         ConfigError: no room for them; the cluster cannot be joined.
+        Interrupted: a signal came before all of them were there; those that were have ended.
     """
     if job.runtime == "inline":
         return Inline(program)
     from recollect.runtime import transport
 
-    kinds = _kinds(job)
+    def look() -> None:
+        if stop.requested:
+            raise Interrupted(stop.requested)
+
+    look()
+    kinds = room.kinds(job)
     demands = {part.name: kinds[part.kind] for part in program.parts}
     settings = {part.name: _setting(job, part, number) for number, part in enumerate(program.parts)}
     least, most = STORE_BYTES
     store = min(most, max(least, int(0.1 * (free_memory() or 0))))
     made = transport.opened(demands, settings, job.address, store)
-    return Remote(program, made, job.config.env_deadline)
+    return Remote(program, made, job.config.env_deadline, look)
 
 
 def starting(job: Job, program: Program) -> str:
@@ -67,7 +77,7 @@ def starting(job: Job, program: Program) -> str:
 def told(job: Job) -> str:
     """One line on where the parts of a job run."""
     if job.runtime == "inline":
-        return computing.told(job.config, job.env) if job.env.has_images else ""
+        return _told_inline(job)
     config, where = job.config, f"the cluster at {job.address}" if job.address else "this machine"
     actors, shards = config.actor_processes, config.replay_shards
     threads = _learner_threads(job)
@@ -80,13 +90,13 @@ def told(job: Job) -> str:
     return line
 
 
-def _kinds(job: Job) -> dict[str, Demand]:
-    """What each kind of part takes; the learner a GPU where it computes on one."""
-    kinds, wanted = placing.parse(job.place), job.config.device
-    here = wanted == "auto" and job.env.has_images and not job.address and gpu()
-    if (wanted == "cuda" or here) and not kinds["learner"].gpus:
-        kinds["learner"] = replace(kinds["learner"], gpus=1.0)
-    return kinds
+def _told_inline(job: Job) -> str:
+    config = job.config
+    said = [computing.told(config, job.env)] if job.env.has_images else []
+    numbers = {"actor_processes": config.actor_processes, "replay_shards": config.replay_shards}
+    if several := " and ".join(f"{name} {n}" for name, n in numbers.items() if n > 1):
+        said.append(f"{several}: all in this one process, runtime ray gives each part its own")
+    return "; ".join(said)
 
 
 def _setting(job: Job, part: Part, number: int) -> Setting:
@@ -100,7 +110,7 @@ def _setting(job: Job, part: Part, number: int) -> Setting:
 
 def _learner_threads(job: Job) -> int:
     """As many as it was given, or as inline; here it leaves a processor to each actor."""
-    given = int(_kinds(job)["learner"].cpus)
+    given = int(room.kinds(job)["learner"].cpus)
     if not job.address:
         given = min(given, processors())
     wanted = given if given > 1 else computing.threads(job.config.threads, job.env)

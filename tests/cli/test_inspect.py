@@ -47,6 +47,7 @@ FACTS: dict[str, Any] = {
     },
     "replay": {
         "checkpoint": "last-12000-0",
+        "shards": 1,
         "items": 500,
         "steps": 11_000,
         "blocks": 600,

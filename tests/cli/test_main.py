@@ -48,9 +48,26 @@ WRONG = [
     ([*TRAIN, "--env-steps", "0"], "--env-steps must be 1 or more and at most 2^53, got 0"),
     (
         [*TRAIN, "--runtime", "ray", "--place", "lerner:cpus=1"],
-        "place 'lerner:cpus=1': kind of part 'lerner' is not known: did you mean learner?...",
+        "--place 'lerner:cpus=1': kind of part 'lerner' is not known: did you mean learner?...",
     ),
-    ([*TRAIN, "--address", "a:1"], "address 'a:1' is for runtime ray: ..."),
+    (
+        [*TRAIN, "--runtime", "ray", "--place", "learner:cpus=1,cpus=2"],
+        "--place 'learner:cpus=1,cpus=2': cpus of learner is given twice, give it once",
+    ),
+    (
+        [*TRAIN, "--runtime", "ray", "--place", "actor:node=10.0.0.9"],
+        "--place 'node=10.0.0.9' of actor is for a cluster, and without --address all parts are on "
+        "this machine: leave it out, or add --address HOST:PORT",
+    ),
+    (
+        [*TRAIN, "--runtime", "ray", "--replay-shards", "10_000"],
+        "10004 parts in processes of their own need at least 2001.1 GB before they hold anything, "
+        "...: lower --actor-processes, which is 1, or --replay-shards, which is 10000",
+    ),
+    (
+        [*TRAIN, "--address", "a:1"],
+        "--address 'a:1' is for --runtime ray: add --runtime ray, or leave it out",
+    ),
     ([*TRAIN, "--runtime", "inlin"], "unknown runtime inlin: did you mean inline?"),
     ([*TRAIN, "--network", "nowhere:Net"], "network 'nowhere:Net': there is no module ..."),
     ([*TRAIN, "--network", "nowhere"], "a network is named module:name, got 'nowhere'"),

@@ -121,6 +121,16 @@ def test_every_field_of_an_agents_config_is_an_option(agent: str) -> None:
         ("gamma must be below 1", "gamma must be below 1"),
         ("unknown 'batch_size' in my_batch_size", "unknown 'batch_size' in my_batch_size"),
         ("raise env_steps, or else", "raise --env-steps, or else"),
+        ("place 'a:b' is for runtime ray", "--place 'a:b' is for --runtime ray"),
+        ("take less with place (as in 'x')", "take less with --place (as in 'x')"),
+        ("address 'a:1' is not HOST:PORT", "--address 'a:1' is not HOST:PORT"),
+        (
+            "no gpus in place: give address HOST:PORT",
+            "no gpus in --place: give --address HOST:PORT",
+        ),
+        ("set device cpu, or --runtime ray", "set --device cpu, or --runtime ray"),
+        ("unknown runtime inlin", "unknown runtime inlin"),
+        ("another place: its address", "another place: its address"),
     ],
 )
 def test_settings_are_named_as_they_are_typed(message: str, said: str) -> None:

@@ -59,6 +59,8 @@ def test_a_bundle_is_what_a_cluster_reads() -> None:
         ("actor:cpus=inf", r"cpus is 'inf'"),
         ("actor:cpus=0.00001", r"cpus is .0\.00001., 0 or a number from 0\.0001 was wanted"),
         ("actor:node=GPU", r"node is .GPU., an address or a resource"),
+        ("learner:cpus=1,cpus=2", r"place 'learner:cpus=1,cpus=2': cpus of learner is given twice"),
+        ("learner:cpus=1 actor:cpus=1 learner:cpus=2", r"'learner:cpus=2': cpus of learner is giv"),
         ("actor:gpus=10001", r"gpus is .10001., 0 or a number from 0.0001 was wanted"),
     ],
 )
@@ -191,6 +193,34 @@ def test_the_message_says_what_is_wanted_and_what_is_free() -> None:
     )
     many = [Node(f"10.0.1.{i}", {"CPU": 0.0}) for i in range(20)]
     with pytest.raises(ConfigError, match=r"10\.0\.1\.7 and 12 more nodes\. Take less"):
-        check_room(demands, many)
-    with pytest.raises(ConfigError, match=r"takes 1 CPU, 0\.001 node:10\.9\.9\.9: .* is nothing"):
+        check_room({"actor/0": Demand(1.0)}, many)
+    nodes = [Node("10.0.0.2", {"CPU": 4.0, "node:10.0.0.2": 1.0})]
+    bound = {f"actor/{i}": Demand(2.0, 0.0, "10.0.0.2") for i in range(3)}
+    with pytest.raises(
+        ConfigError, match=r"no room for actor/2, which takes 2 CPU on 10\.0\.0\.2:"
+    ):
+        check_room(bound, nodes)
+
+
+def test_what_no_machine_has_is_named() -> None:
+    """F1: an address, a resource, a GPU; taking less of anything else would not help."""
+    own = [{"CPU": 2.0, "memory": 1e9, f"node:{a}": 1.0, f"of{a[-1]}": 1.0} for a in addresses[:2]]
+    nodes = [Node(a, free) for a, free in zip(addresses, own, strict=False)]
+    check_room({"actor/0": Demand(1.0, 0.0, "10.0.0.2"), "replay": Demand(0, 0, "of1")}, nodes)
+    for demand, message in (
+        (
+            Demand(1.0, 0.0, "10.9.9.9"),
+            r"actor/0 is to be at 10\.9\.9\.9, and no machine of the cluster has that address, "
+            r"there are 10\.0\.0\.1, 10\.0\.0\.2: name one",
+        ),
+        (
+            Demand(1.0, 0.0, "big"),
+            r"actor/0 is to be where 'big' is, and no machine of the cluster has that resource "
+            r"free, there are of1, of2, and the addresses 10\.0\.0\.1, 10\.0\.0\.2: name one",
+        ),
+        (Demand(1.0, 1.0), r"actor/0 takes 1 GPU, and no machine of the cluster has one free"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check_room({"actor/0": demand}, nodes)
+    with pytest.raises(ConfigError, match="there are none: name"):
         check_room({"actor/0": Demand(1.0, 0.0, "10.9.9.9")}, [])

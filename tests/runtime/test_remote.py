@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections import Counter
@@ -511,3 +512,25 @@ def test_a_part_that_is_not_there_in_time_is_named(
     with pytest.raises(PartSilentError, match=r"^actor/1: it did not answer in time"):
         Remote(Program(parts, policy=list), threads, 60.0)
     assert threads.closed
+
+
+def test_a_start_that_is_interrupted_ends_at_once(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to save: nobody waits for the parts that are not there yet."""
+    go_on, looks = threading.Event(), iter(range(7))
+
+    def slow(stores: Any) -> Any:
+        assert go_on.wait(60.0)
+        return Acts("actor/1", stores)
+
+    def look() -> None:
+        if next(looks) == 6:  # four are before a part is begun
+            go_on.set()
+            raise KeyboardInterrupt
+
+    parts = (*program().parts[:3], Part("actor/1", ACTOR, slow, {"stores": "replay/0"}))
+    with pytest.raises(KeyboardInterrupt):
+        Remote(Program(parts, policy=list), threads, 60.0, look)
+    assert threads.closed
+    assert threads.asked["actor/1", "close"] == 0

@@ -1,0 +1,116 @@
+"""What this machine cannot hold of a run on Ray is refused before anything is started."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recollect
+from recollect.run.signals import Interrupted, Stop
+from recollect.runtime import transport
+from recollect.training import room, runtimes
+from recollect.training.job import Job, prepare
+from recollect.types import ConfigError
+
+
+def job(place: str = "", address: str = "", **settings: Any) -> Job:
+    env = "recollect/Recall-v0"
+    given = {"runtime": "ray", "place": place, "address": address}
+    return prepare("r2d2", env=env, settings=settings, **given)
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "gpus", lambda: 1)
+    monkeypatch.setattr(room, "free_memory", lambda: 8 * 10**9)
+
+
+def test_what_is_usual_has_room() -> None:
+    room.check(job())
+    room.check(job("learner:gpus=1,node=127.0.0.1", replay_shards=4, actor_processes=4))
+
+
+@pytest.mark.parametrize(
+    ("place", "settings", "message"),
+    [
+        (
+            "actor:node=10.0.0.9",
+            {},
+            "place 'node=10.0.0.9' of actor is for a cluster, and without address all parts are on "
+            "this machine: leave it out, or add address HOST:PORT",
+        ),
+        (
+            "learner:gpus=1 actor:gpus=0.5",
+            {"actor_processes": 2},
+            "the parts want 2 GPU (1 for learner and 1 for actor), and this machine has 1: take "
+            "fewer with place, or device cpu and no gpus in place for none",
+        ),
+        (
+            "",
+            {"replay_shards": 200},
+            "204 parts in processes of their own need at least 41.1 GB before they hold anything, "
+            "and 8.0 GB are free: lower actor_processes, which is 1, or replay_shards, which is "
+            "200",
+        ),
+    ],
+)
+def test_what_has_none_is_refused(place: str, settings: dict[str, Any], message: str) -> None:
+    """F1; on a cluster it is the cluster that knows."""
+    with pytest.raises(ConfigError) as found:
+        room.check(job(place, **settings))
+    assert str(found.value) == message
+    room.check(job(place, "10.0.0.1:6379", **settings))
+
+
+def test_a_gpu_that_is_not_there_is_refused_however_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for wanted in (job("learner:gpus=1"), job(device="cuda")):
+        monkeypatch.setattr(room, "gpus", lambda: 0)
+        with pytest.raises(ConfigError, match=r"want 1 GPU \(1 for learner\), and .* has none:"):
+            room.check(wanted)
+        monkeypatch.setattr(room, "gpus", lambda: None)
+        room.check(wanted)
+
+
+def test_it_is_refused_before_there_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a run that is to go on, which stays as it was."""
+    monkeypatch.setattr(transport, "opened", lambda *_: pytest.fail("Ray was started"))
+    run = tmp_path / "run"
+    words: dict[str, Any] = {"env": "recollect/Recall-v0", "env_steps": 10, "run_dir": run}
+    with pytest.raises(ConfigError, match="parts in processes of their own"):
+        recollect.train("r2d2", runtime="ray", replay_shards=500, **words)
+    assert not run.exists()
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.train("r2d2", actor_processes=2, **words)
+    before = (run / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match="is for a cluster"):
+        recollect.resume(run, env_steps=20, runtime="ray", place="learner:node=10.0.0.9")
+    assert (run / "config.json").read_bytes() == before
+    assert json.loads(before)["runtime"] == "inline"
+
+
+def test_a_signal_before_the_start_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, stop = job(), Stop()
+    program = runtimes.program_of(wanted)
+    stop.requested = "SIGTERM"
+    monkeypatch.setattr(transport, "opened", lambda *_: pytest.fail("Ray was started"))
+    with pytest.raises(Interrupted, match="ended by SIGTERM"):
+        runtimes.begun(wanted, program, stop)
+
+
+def test_many_processes_that_are_one_are_told() -> None:
+    def told(**settings: Any) -> str:
+        return runtimes.told(prepare("r2d2", env="recollect/Recall-v0", settings=settings))
+
+    assert told() == ""
+    assert told(actor_processes=4, replay_shards=3) == (
+        "actor_processes 4 and replay_shards 3: all in this one process, runtime ray gives each "
+        "part its own"
+    )
+    assert told(replay_shards=2).startswith("replay_shards 2: all in this one process")
