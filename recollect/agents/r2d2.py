@@ -269,8 +269,7 @@ class Learner:
 
     def step(self) -> None:
         """Sample, learn, write priorities back; copy to the target and publish when due."""
-        taken = self._batches.take(self.updates + self.skipped.total)
-        if taken is None:
+        if (taken := self._batches.take(self.updates + self.skipped.total)) is None:
             return
         batch, fields = taken
         gradients = self.gradients(batch, fields)
@@ -340,8 +339,7 @@ class Learner:
 
     def update_target(self) -> None:
         """Copy the online parameters into the target network."""
-        with torch.no_grad():
-            self.target_parameters.vector.copy_(self.online_parameters.vector)
+        self.target_parameters.vector.copy_(self.online_parameters.vector)
 
     def publish(self) -> None:
         """Publish the online parameters as version (epoch, updates)."""
@@ -359,8 +357,7 @@ class Learner:
 
     def counts(self) -> dict[str, int]:
         """`updates`, `skipped_updates` (not finite), `learned_steps` and windows learned from."""
-        totals = {name: getattr(self, name) for name in _TOTALS}
-        return {**totals, "skipped_updates": self.skipped.total}
+        return {x: getattr(self, x) for x in _TOTALS} | {"skipped_updates": self.skipped.total}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes next."""
