@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_it_is_refused_before_there_is_a_folder(
         recollect.resume(run, env_steps=20, runtime="ray", place="learner:node=10.0.0.9")
     assert (run / "config.json").read_bytes() == before
     assert json.loads(before)["runtime"] == "inline"
+
+
+def test_a_run_begun_on_ray_goes_on_inline_where_there_is_no_ray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    stored = Job.from_dict(job().as_dict())
+    room.check(stored.changed(runtime="inline"))
+    for wanted in (stored, job("", "10.0.0.1:6379")):
+        with pytest.raises(
+            ConfigError, match=r"pip install 'recollect\[ray\]', or take runtime inl"
+        ):
+            room.check(wanted)
 
 
 def test_a_signal_before_the_start_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,8 +167,10 @@ def telling_what_is_left(folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted{_left(folder, here)}") from None
     except PartLostError as error:
+        saved = any((here / folder / "checkpoints").glob("last-*"))
+        go_on = "go on from its last checkpoint with" if saved else "begin again with"
         resume = words.again("resume", folder)
-        raise PartLostError(f"{error}; go on from its last checkpoint with: {resume}") from error
+        raise PartLostError(f"{error}; {go_on}: {resume}") from error
     except (EnvError, DivergedError) as error:
         raise type(error)(f"{error}{_left(folder, here)}") from error
 

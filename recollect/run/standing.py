@@ -224,7 +224,11 @@ def _figures(
         rows.append(told)
         last = last | told
     seconds = 0.0
-    tracker = Tracker(_count(status.get("total_env_steps")) or 0, lambda: seconds)
+    total = _count(status.get("total_env_steps"))
+    if total is None:  # before its first status
+        with contextlib.suppress(ConfigError):
+            total = _count(folder.config().get("env_steps"))
+    tracker = Tracker(total or 0, lambda: seconds)
     for row in rows:
         seconds = row.get("seconds", seconds)
         tracker.add(row)

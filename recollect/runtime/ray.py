@@ -32,6 +32,16 @@ LOWEST, BELOW = (2, 59), (2, 61)
 """Ray's versions whose doors and signals were looked at: `Cluster.local` knows their insides."""
 SMALLEST_STORE = 75 * 2**20
 LAST_WORDS = 4_000  # bytes
+OWN_CLUSTER = {
+    # No worker before a part wants one: parts come with variables that it would not have.
+    "RAY_prestart_worker_first_driver": "0",
+    # What environments print goes to files of these bytes, and one of before.
+    "RAY_ROTATION_MAX_BYTES": str(8 << 20),
+    "RAY_ROTATION_BACKUP_COUNT": "1",
+    # A machine that others keep busy is not dead: five minutes without a word, not one.
+    "RAY_health_check_failure_threshold": "25",
+}
+"""Variables of a cluster of one's own."""
 
 
 class Cluster:
@@ -79,8 +89,7 @@ class Cluster:
             # Ray's own switch for desktops: its addresses are 127.0.0.1, here and in its processes.
             opened.enter_context(environment({"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}))
             opened.enter_context(replaced(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False))
-            # No worker before a part wants one: parts come with variables that it would not have.
-            opened.enter_context(environment({"RAY_prestart_worker_first_driver": "0"}))
+            opened.enter_context(environment(OWN_CLUSTER))
             said = opened.enter_context(complaints(ray))
             daemons = opened.enter_context(_guarded(ray, folder))
             opened.enter_context(ends_with_us(ray, daemons))

@@ -135,6 +135,11 @@ class Remote:
                 while not answer.ready() and time.monotonic() < end:
                     look()
                     self._transport.wait([answer], LOOK_SECONDS)
+                if not answer.ready():
+                    raise PartSilentError(
+                        f"it was not there after {START_SECONDS:g} s: the machine is too busy, or "
+                        "what it is made of hangs, as an environment may"
+                    )
                 found[name] = answer.result(max(0.0, end - time.monotonic()))
                 self._heard[name] = time.monotonic()
         return found
@@ -359,6 +364,9 @@ class Remote:
             name = error.part or name  # it may be another one that this one asked
             self._dead[name] = str(error)
             raise type(error)(f"{self._called(name)}: {error}", name) from error
+        except Exception as error:
+            error.add_note(f"(raised in {self._called(name)})")
+            raise
 
     def _called(self, name: str) -> str:
         who = self._who.get(name)

@@ -63,6 +63,8 @@ def _fetched(ref: Any, end: float, name: str) -> Any:
 def _why(error: Exception) -> str:
     """Ray's words on a death, without its numbers."""
     text = " ".join(str(error).split())
+    if "is unavailable" in text:
+        return "it cannot be reached: Ray's own process on its machine has died, or it is cut off"
     for sign, said in (
         ("worker process has died", "its process has died"),
         ("node", "its node has died or is cut off"),
@@ -70,6 +72,8 @@ def _why(error: Exception) -> str:
     ):
         if sign in text:
             exit_detail = text.partition("exit detail: ")[2].partition(". ")[0]
+            if "unexpectedly exits" in exit_detail:  # which says no more
+                exit_detail = "killed from outside, out of memory, or ended by what it ran"
             return said + (f": {exit_detail}" if exit_detail else "")
     return text[:200]
 

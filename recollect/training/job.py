@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -198,14 +197,10 @@ def prepare(
 
 
 def _check_runtime(runtime: str, address: str, place: str) -> None:
-    """Raise ConfigError for a runtime that is not there, or one that these do not go with."""
+    """Raise ConfigError for a runtime that is not known, or one that these do not go with."""
     if runtime not in RUNTIMES:
         raise presets.nearest("runtime", runtime, RUNTIMES)
     if runtime == "inline" and (address or place):
         name, value = ("address", address) if address else ("place", place)
         raise ConfigError(f"{name} {value!r} is for runtime ray: add runtime ray, or leave it out")
-    if runtime == "ray" and importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            "runtime ray needs Ray, which is not installed: pip install recollect[ray]"
-        )
     placing.parse(place)

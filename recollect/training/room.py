@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
 from recollect.machine import free_memory, gpu, gpus
@@ -32,10 +33,17 @@ def check(job: Job) -> None:
     """Refuse what a run on Ray on this machine alone cannot have; of a cluster, it says so itself.
 
     Raises:
-        ConfigError: a part is to be on another machine; there are fewer GPUs, or there is less
-            memory than the parts take for themselves.
+        ConfigError: Ray is not installed; a part is to be on another machine; there are fewer
+            GPUs, or there is less memory than the parts take for themselves.
     """
-    if job.runtime == "inline" or job.address:
+    if job.runtime == "inline":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "runtime ray needs Ray, which is not installed: pip install 'recollect[ray]', or take "
+            "runtime inline"
+        )
+    if job.address:
         return
     config, found = job.config, kinds(job)
     for kind, demand in found.items():

@@ -7,6 +7,7 @@ import pytest
 
 from recollect import cli, training
 from recollect.agents.r2d2 import R2D2Config
+from recollect.messages import PartLostError
 
 
 class Executed:
@@ -119,3 +120,19 @@ def test_help_names_every_word(capsys: pytest.CaptureFixture[str]) -> None:
     for word in [*words.split(), *fields]:
         assert f"  {word} " in page or f"  --[no-]{word[2:]} " in page, word
     assert "recollect/Recall-v0" in page
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_of_a_part_that_died_it_says_whether_there_is_anything_to_go_on_from(
+    saved: bool, tmp_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def execute(job: training.Job, run_dir: Path, *, verbose: bool) -> training.Run:
+        (run_dir / "checkpoints" / ("last-5-a" if saved else "failed-5-a")).mkdir(parents=True)
+        raise PartLostError("actor/0: its process has died", "actor/0")
+
+    monkeypatch.setattr(training, "execute", execute)
+    assert train(f"r2d2 --env recollect/Recall-v0 --run-dir {tmp_run}") == 1
+    go_on = "go on from its last checkpoint with" if saved else "begin again with"
+    assert capsys.readouterr().err == (
+        f"recollect: actor/0: its process has died; {go_on}: python -m recollect resume {tmp_run}\n"
+    )

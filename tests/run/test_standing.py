@@ -136,6 +136,17 @@ def test_a_run_that_is_not_at_its_first_status_yet_is_starting(tmp_run: Path) ->
         assert look(tmp_run).state == "preempted"  # and is about to leave
 
 
+def test_before_its_first_status_a_run_is_as_long_as_its_config_says(tmp_run: Path) -> None:
+    folder = RunFolder.create(tmp_run, {**CONFIG, "env_steps": 100_000})
+    with RunLock(tmp_run):
+        now = look(tmp_run).figures
+        assert (now.env_steps, now.total_env_steps, now.done) == (0, 100_000, 0.0)
+        folder.status_path.write_text("damaged")
+        assert look(tmp_run).figures.total_env_steps == 100_000
+        folder.write_status(status(total_env_steps=80_000))
+        assert look(tmp_run).figures.done == 0.5
+
+
 def test_a_run_that_says_nothing_any_more_is_stale(tmp_run: Path) -> None:
     with RunLock(tmp_run):
         run_in(tmp_run, written=iso(NOW := time.time() + 1))

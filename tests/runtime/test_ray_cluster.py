@@ -98,6 +98,10 @@ class Part:
     def variables(self) -> dict[str, str]:
         return dict(os.environ)
 
+    def tell(self, megabytes: int) -> None:
+        for _ in range(megabytes << 10):
+            print(1023 * "x", flush=True)
+
     def end(self) -> None:
         print("the last words", file=sys.stderr, flush=True)
         os._exit(3)
@@ -128,6 +132,16 @@ def test_every_socket_of_the_tree_is_on_loopback(cluster: Cluster) -> None:
     assert mine in {listener.pid for listener in found}
     assert [str(listener) for listener in found if listener.open_to_others] == []
     assert cluster.address.startswith("127.0.0.1:")
+
+
+def test_what_is_printed_fills_no_disk(cluster: Cluster) -> None:
+    """An environment that tells of every step: the newest 8 to 16 MB are kept."""
+    one = part()
+    pid = load().get(one.number.remote())
+    load().get(one.tell.remote(40))
+    assert cluster.folder is not None
+    logs = list(cluster.folder.glob(f"r/session_2*/logs/worker-*-{pid}.out*"))
+    assert 1 << 20 < sum(path.stat().st_size for path in logs) < 17 << 20
 
 
 def test_a_part_that_opens_a_door_is_named(cluster: Cluster) -> None:

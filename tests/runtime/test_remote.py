@@ -466,8 +466,9 @@ def test_what_a_part_raises_is_raised_here_as_what_it_is(
     threads: Threads, error: Exception
 ) -> None:
     runtime = Remote(program(error), threads, 60.0)
-    with pytest.raises(type(error), match=str(error)):
+    with pytest.raises(type(error), match=str(error)) as found:
         runtime.run(never)
+    assert found.value.__notes__ == [f"(raised in actor/1 (process {os.getpid()}))"]
     runtime.close()
 
 
@@ -509,7 +510,7 @@ def test_a_part_that_is_not_there_in_time_is_named(
         return Acts("actor/1", stores)
 
     parts = (*program().parts[:3], Part("actor/1", ACTOR, slow, {"stores": "replay/0"}))
-    with pytest.raises(PartSilentError, match=r"^actor/1: it did not answer in time"):
+    with pytest.raises(PartSilentError, match=r"^actor/1: it was not there after 0\.05 s: "):
         Remote(Program(parts, policy=list), threads, 60.0)
     assert threads.closed
 
