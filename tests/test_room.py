@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from recollect.run.signals import Interrupted, Stop
 from recollect.runtime import transport
 from recollect.training import room, runtimes
 from recollect.training.job import Job, prepare
-from recollect.types import ConfigError
+from recollect.types import ActionSpec, ArraySpec, ConfigError, EnvSpec
+
+ACTIONS = ActionSpec(3)
 
 
 def job(place: str = "", address: str = "", **settings: Any) -> Job:
@@ -51,6 +54,13 @@ def test_what_is_usual_has_room() -> None:
         ),
         (
             "",
+            {"replay_shards": 200, "evaluation_period": 0},
+            "203 parts in processes of their own need at least 40.9 GB before they hold anything, "
+            "and 8.0 GB are free: lower actor_processes, which is 1, or replay_shards, which is "
+            "200",
+        ),
+        (
+            "",
             {"replay_shards": 200},
             "204 parts in processes of their own need at least 41.1 GB before they hold anything, "
             "and 8.0 GB are free: lower actor_processes, which is 1, or replay_shards, which is "
@@ -75,6 +85,20 @@ def test_a_gpu_that_is_not_there_is_refused_however_it_is_asked_for(
             room.check(wanted)
         monkeypatch.setattr(room, "gpus", lambda: None)
         room.check(wanted)
+
+
+@pytest.mark.parametrize(("number", "taken"), [(0, 0.0), (1, 1.0)])
+def test_what_is_left_to_the_machine_takes_a_gpu_only_where_one_is_seen(
+    number: int, taken: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA_VISIBLE_DEVICES may be -1, or a container may have the driver alone."""
+    monkeypatch.setattr(room, "gpu", lambda: True)
+    monkeypatch.setattr(room, "gpus", lambda: number)
+    images = EnvSpec("x/Doom-v0", {}, {"observation": ArraySpec((72, 96, 3), "uint8")}, ACTIONS)
+    wanted = replace(job(), env=images)
+    assert room.kinds(wanted)["learner"].gpus == taken
+    room.check(wanted)
+    assert room.kinds(replace(wanted, address="a:1"))["learner"].gpus == 0, "another machine's"
 
 
 def test_it_is_refused_before_there_is_a_folder(
@@ -116,6 +140,17 @@ def test_a_signal_before_the_start_starts_nothing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(transport, "opened", lambda *_: pytest.fail("Ray was started"))
     with pytest.raises(Interrupted, match="ended by SIGTERM"):
         runtimes.begun(wanted, program, stop)
+
+
+def test_a_signal_while_parts_start_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, stop = job(), Stop()
+    monkeypatch.setattr(transport, "opened", lambda *_: None)
+    monkeypatch.setattr(runtimes, "Remote", lambda *given: given)
+    given: Any = runtimes.begun(wanted, runtimes.program_of(wanted), stop)
+    given[-1]()
+    stop.requested = "SIGTERM"
+    with pytest.raises(Interrupted, match="ended by SIGTERM"):
+        given[-1]()
 
 
 def test_many_processes_that_are_one_are_told() -> None:

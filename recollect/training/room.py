@@ -23,7 +23,8 @@ RAY_BYTES = 300_000_000
 def kinds(job: Job) -> dict[str, Demand]:
     """What each kind of part takes; the learner a GPU where it computes on one."""
     found, wanted = placing.parse(job.place), job.config.device
-    here = wanted == "auto" and job.env.has_images and not job.address and gpu()
+    here = wanted == "auto" and job.env.has_images and not job.address
+    here = here and gpu() and gpus() != 0  # there may be a driver, and no GPU to be seen
     if (wanted == "cuda" or here) and not found["learner"].gpus:
         found["learner"] = replace(found["learner"], gpus=1.0)
     return found
