@@ -481,8 +481,25 @@ def test_a_stopped_run_shows_where_it_was_saved_and_going_on_says_so_before_it_s
     assert f" {steps:,} steps" in said[-1]
     assert f"checkpoint after {steps:,} steps" in said[-2]
     assert "." in status["written"], "to the millisecond"
+    assert status["seconds"] >= read_metrics(run)[-1]["seconds"] > 0
     monkeypatch.setattr(runtimes, "begun", killed)
     with pytest.raises(KeyboardInterrupt):
         recollect.resume(run, verbose=True)
     assert len(began) == 1, "the clock goes once the parts are there"
     assert f"going on after {steps:,} of 4,000 steps" in capsys.readouterr().out
+
+
+def test_what_going_on_inline_forgets_is_told_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places may be of this machine: nothing is said of an address that was not given."""
+    run, said = tmp_path / "run", []
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.train("r2d2", env="recollect/Recall-v0", env_steps=10, run_dir=run)
+    config = json.loads((run / "config.json").read_text())
+    config |= {"runtime": "ray", "place": "learner:cpus=2"}
+    (run / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(execution, "_carry_on", lambda *given, **_: said.extend(given[-1]))
+    recollect.resume(run, env_steps=30, runtime="inline")
+    (line,) = [text for text in said if "forgotten" in text]
+    assert line == "forgotten: place 'learner:cpus=2'; to go back to that, give it again"

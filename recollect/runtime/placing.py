@@ -166,7 +166,7 @@ def _check_named(name: str, demand: Demand, nodes: Sequence[Node]) -> None:
     if demand.gpus and not any(node.free.get("GPU") for node in nodes):
         raise ConfigError(
             f"{name} takes {demand.gpus:g} GPU, and no machine of the cluster has one free: take "
-            "none with place and device, or add a machine that has"
+            "none with place, and device cpu, or add a machine that has"
         )
 
 

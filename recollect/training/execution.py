@@ -183,10 +183,9 @@ def resume(
                 f"decay_steps = {job.env_steps}: the learning rate falls over the new length"
             )
         if (stored.address, stored.place) != ("", "") == (job.address, job.place):
-            said.append(
-                f"address {stored.address!r} and place {stored.place!r} are forgotten: to go back "
-                "to the cluster, give them again"
-            )
+            were = {"address": stored.address, "place": stored.place}
+            several = " and ".join(f"{name} {value!r}" for name, value in were.items() if value)
+            said.append(f"forgotten: {several}; to go back to that, give it again")
         return _carry_on(
             job, folder, program, found, start, verbose, stop, said, changed=job != stored
         )
