@@ -13,10 +13,7 @@ from recollect.run.amounts import duration as duration
 from recollect.run.amounts import number as number
 from recollect.run.amounts import percent as percent
 from recollect.run.amounts import size as size
-from recollect.run.figures import GREEDY as GREEDY
-from recollect.run.figures import TRAINING as TRAINING
-from recollect.run.figures import Figures as Figures
-from recollect.run.figures import Tracker as Tracker
+from recollect.run.figures import Figures, Tracker
 from recollect.run.parts import LINES, PartNow, table
 from recollect.run.parts import line as parts_line
 

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from recollect import cli
 from recollect.cli import status
+from recollect.run.figures import Figures
 from recollect.run.lock import RunLock
 from recollect.run.parts import PartNow
-from recollect.run.progress import Figures
 from recollect.run.signals import Interrupted
 from recollect.run.standing import Standing
 from tests.cli.test_main import in_one_process

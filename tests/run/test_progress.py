@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from recollect.run.figures import Tracker
 from recollect.run.parts import PartNow
-from recollect.run.progress import Progress, Tracker, panel, plain_line
+from recollect.run.progress import Progress, panel, plain_line
 
 
 class Clock:
@@ -353,11 +354,15 @@ def test_a_resumed_run_shows_where_it_stands_from_the_first_frame(
         first = stream.getvalue()
         progress.starting("starting Ray and 6 parts")
         starting = stream.getvalue()[len(first) :]
+        progress.started()
         begin = len(stream.getvalue())
+        progress._live.refresh()
+        assert "starting Ray" not in stream.getvalue()[begin:]
     for frame in (first, starting, stream.getvalue()[begin:]):
         assert "46,704 of 200,000 steps" in frame
         assert "23%" in frame
     assert ["starting Ray" in frame for frame in (first, starting)] == [False, True]
+    assert ["gone" in frame for frame in (first, starting)] == [True, False]
     assert "1:33 gone" in stream.getvalue()[begin:]
 
 
@@ -401,6 +406,8 @@ def test_where_it_stopped_is_shown_once_if_it_was_not() -> None:
         assert progress._tracker.figures().elapsed_seconds == 60.3
         clock.now = 9.0
         progress.stopped_at({"env_steps": 30_128, "updates": 120, "seconds": 61.0})
+        assert not progress._tracker.changes({"env_steps": 30_128, "updates": 120})
+        assert progress._tracker.changes({"env_steps": 30_128, "updates": 121})
         clock.now = 99.0  # parts are ended, and it has not worked since
         assert progress._tracker.figures().elapsed_seconds == 61.0
     assert [line.split()[1] for line in stream.getvalue().splitlines()[1:]] == ["28,128", "30,128"]
@@ -427,5 +434,6 @@ def test_speeds_of_a_resumed_run_are_taken_from_where_it_stood() -> None:
     for seconds, steps in ((94.0, 47_704), (94.05, 48_724)):
         tracker.add({"env_steps": steps, "updates": 190, "seconds": seconds})
         assert tracker.figures().env_steps_per_second == pytest.approx(1000, rel=1)
+        assert tracker.figures().updates_per_second == pytest.approx(10, rel=0.1)
     left = (200_000 - 48_724) * 1.05 / (48_724 - 46_704)
     assert tracker.figures().left_seconds == pytest.approx(left)
