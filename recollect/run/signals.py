@@ -18,7 +18,7 @@ SECONDS_TO_LEAVE = 0.5
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was ended by a signal, after it had saved.
+    """A run was ended by a signal, after it had saved, or before there was anything to save.
 
     Args:
         signal_name: SIGINT, SIGTERM or SIGHUP.
