@@ -346,3 +346,4 @@ def test_speeds_are_of_turns_and_not_of_the_evaluation_at_the_end() -> None:
     found = describe_progress([*ROWS[:2], last])
     assert found["env_steps_per_second"] == found["lately_env_steps_per_second"] == 50.0
     assert "lately_env_steps_per_second" not in describe_progress([ROWS[1], last])
+    assert describe_progress([*ROWS[:2], *[last] * 30])["lately_env_steps_per_second"] == 50.0

@@ -156,6 +156,17 @@ def test_what_is_not_known_is_said(
     assert lines[2] == "progress     no rows of metrics"
 
 
+def test_of_replay_it_says_how_many_shards_and_nothing_false_where_it_is_damaged(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked["facts"] |= {"replay": {**FACTS["replay"], "shards": 3}}
+    assert cli.main(["inspect", "runs/a"]) == 0
+    assert "replay       of last-12000-0, 3 shards together\n" in capsys.readouterr().out
+    asked["facts"] |= {"replay": None}
+    assert cli.main(["inspect", "runs/a"]) == 0
+    assert "no full checkpoint" not in capsys.readouterr().out
+
+
 def test_a_run_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect"]) == 2
     assert capsys.readouterr().err == "recollect: inspect needs a run: give its folder\n"

@@ -273,6 +273,7 @@ def test_a_turn_longer_than_any_answer_may_take_is_waited_for(
 
     class Busy(Known):
         def result(self, seconds: float = 0.0) -> Any:
+            assert seconds > 0, "each question has its own time"
             made.clock.now += 10.0
             if made.clock.now < self.value:
                 raise hosting.BusyError("actor/0 is in a turn")
@@ -311,6 +312,20 @@ def test_a_run_in_which_nobody_is_ready_says_so(clocked: tuple[Clocked, Remote])
     ):
         runtime.run(never)
     assert made.clock.now < begin + 7 * remote.DEADLINE
+
+
+def test_the_time_that_the_driver_itself_was_stopped_is_not_the_runs(
+    clocked: tuple[Clocked, Remote],
+) -> None:
+    made, runtime = clocked
+
+    def wait(answers: Sequence[Pending], seconds: float) -> None:
+        made.clock.now += 10 * remote.DEADLINE
+        answer, _ = made.open.pop("actor/0")
+        answer.give(Slice(made.counts("actor/0"), 0, 1.0, 0.0, 0, 0, 0, []))
+
+    made.wait = wait  # type: ignore[method-assign]
+    runtime.run(lambda _: made.clock.now > 500 * remote.DEADLINE)
 
 
 # --- Figures --------------------------------------------------------------------------------------
@@ -535,3 +550,18 @@ def test_a_start_that_is_interrupted_ends_at_once(
         Remote(Program(parts, policy=list), threads, 60.0, look)
     assert threads.closed
     assert threads.asked["actor/1", "close"] == 0
+
+
+def test_after_an_interruption_no_further_part_is_started() -> None:
+    made, looks = Scripted({"actor/0": 1, "actor/1": 1}), iter((False, True))
+    started: list[str] = []
+    made.start = lambda part, held: started.append(part.name)  # type: ignore[method-assign]
+
+    def look() -> None:
+        if next(looks):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Remote(made.program(), made, 60.0, look)
+    assert started == ["actor/0"]
+    assert made.closed

@@ -15,7 +15,7 @@ from recollect.agents.r2d2 import R2D2Config
 from recollect.envs import registry
 from recollect.program import Program
 from recollect.replay.far import FarReplay
-from recollect.run import checkpoint
+from recollect.run import checkpoint, parts
 from recollect.run.checkpoint import Checkpoints, digest
 from recollect.run.segments import file_name
 from recollect.runtime import hosting, pieces, remote
@@ -107,9 +107,10 @@ def test_a_run_over_processes_learns_in_proportion_and_keeps_all(
 
 
 def test_a_state_of_one_process_goes_on_over_several_and_back(
-    spread: tuple[Remote, Threads],
+    spread: tuple[Remote, Threads], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The parts' states are equal, bit for bit; then each goes on."""
+    monkeypatch.setattr(parts, "LEAST_RATE_SECONDS", 1e-9)
     inline = Inline(program())
     run_to(inline, 300)
     state = inline.state_dict()
