@@ -13,6 +13,7 @@ import pytest
 
 import recollect
 from recollect import cli
+from recollect.cli.train import KEEPING, RUNTIME
 from recollect.envs.memory import Recall
 from recollect.run import checkpoint
 from recollect.run.lock import RunLock
@@ -308,3 +309,12 @@ def test_parameters_that_do_not_fit_are_refused_and_leave_nothing(
     assert cli.main([*words[:-6], "--from", str(tmp_path / "no"), "--run-dir", str(new)]) == 2
     assert "is not a run" in capsys.readouterr().err
     assert not new.exists()
+
+
+def test_its_help_names_no_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is not given stays as the run has it, and that is not what `train` begins with."""
+    assert cli.main(["resume", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for option in (*KEEPING, *RUNTIME):
+        (line,) = [line for line in lines if line.strip().startswith(f"{option.flag} ")]
+        assert line.split()[2] == option.help.split()[0]
