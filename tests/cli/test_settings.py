@@ -129,6 +129,7 @@ def test_every_field_of_an_agents_config_is_an_option(agent: str) -> None:
             "no gpus in --place: give --address HOST:PORT",
         ),
         ("set device cpu, or --runtime ray", "set --device cpu, or --runtime ray"),
+        ("and without address all is here", "and without --address all is here"),
         ("unknown runtime inlin", "unknown runtime inlin"),
         ("another place: its address", "another place: its address"),
     ],
