@@ -143,6 +143,10 @@ def test_before_its_first_status_a_run_is_as_long_as_its_config_says(tmp_run: Pa
         assert (now.env_steps, now.total_env_steps, now.done) == (0, 100_000, 0.0)
         folder.status_path.write_text("damaged")
         assert look(tmp_run).figures.total_env_steps == 100_000
+        config = folder.config_path.read_text()
+        folder.config_path.write_text("damaged")
+        assert look(tmp_run).figures.total_env_steps == 0
+        folder.config_path.write_text(config)
         folder.write_status(status(total_env_steps=80_000))
         assert look(tmp_run).figures.done == 0.5
 
