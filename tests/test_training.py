@@ -410,6 +410,9 @@ def test_what_was_said_of_a_cluster_does_not_keep_a_run_from_going_on_inline() -
     now = job.changed(runtime="inline")
     assert (now.runtime, now.address, now.place) == ("inline", "", "")
     assert job.changed(env_steps=5).address == "a:1"
+    here = job.changed(address="")
+    assert (here.runtime, here.address, here.place) == ("ray", "", "")
+    assert here.changed(address="", place="learner:cpus=2").changed(address="").place != ""
     with pytest.raises(ConfigError, match="is for runtime ray"):
         job.changed(runtime="inline", address="b:1")
 

@@ -110,7 +110,8 @@ class Job:
         """
         own = {name: value for name, value in settings.items() if hasattr(self, name)}
         presets.check_arguments(**own)
-        if own.get("runtime") == "inline":  # what was said of a cluster is for Ray alone
+        left = self.address and own.get("address") == ""
+        if left or own.get("runtime") == "inline":  # what was said of a cluster is for it alone
             own = {"address": "", "place": ""} | own
         job = replace(self, **own)
         _check_runtime(job.runtime, job.address, job.place)
