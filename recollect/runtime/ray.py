@@ -35,9 +35,6 @@ LAST_WORDS = 4_000  # bytes
 OWN_CLUSTER = {
     # No worker before a part wants one: parts come with variables that it would not have.
     "RAY_prestart_worker_first_driver": "0",
-    # What environments print goes to files of these bytes, and one of before.
-    "RAY_ROTATION_MAX_BYTES": str(8 << 20),
-    "RAY_ROTATION_BACKUP_COUNT": "1",
     # A machine that others keep busy is not dead: five minutes without a word, not one.
     "RAY_health_check_failure_threshold": "25",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,8 @@ from recollect.types import ConfigError
 
 PLACE_SECONDS = 30.0
 """For a cluster to make room for all parts at once."""
+PRINTED_BYTES = 16 << 20
+"""Of what a part prints, that is kept; more is looked for after each slice."""
 
 
 class _Answer:
@@ -58,6 +61,18 @@ def _fetched(ref: Any, end: float, name: str) -> Any:
         raise PartLostError(_why(error), name) from None
     # What is `Shared` comes as a reference.
     return exchanged(answer, ray.ObjectRef, lambda shared: _fetched(shared, end, name))
+
+
+def forget_prints() -> None:
+    """Empty the files to which this process prints, if they are large.
+
+    Ray's own rotation goes by a pipe, in which the last words of a process that dies are lost.
+    """
+    for stream in (1, 2):
+        with contextlib.suppress(OSError):
+            about = os.fstat(stream)
+            if stat.S_ISREG(about.st_mode) and 512 * about.st_blocks > PRINTED_BYTES:
+                os.ftruncate(stream, 0)
 
 
 def _why(error: Exception) -> str:
@@ -118,7 +133,10 @@ class _Actor:
 
     def slice(self, *arguments: Any) -> Any:
         self._check()
-        return self._host.slice(*arguments)
+        try:
+            return self._host.slice(*arguments)
+        finally:
+            forget_prints()
 
     def control(self, method: str, *arguments: Any) -> Any:
         self._check()
