@@ -249,9 +249,9 @@ def panel(
 
     full_width, width = width, min(width, WIDEST)
     steps = f"{now.env_steps:,} of {now.total_env_steps:,} steps"
-    left = starting or _left(now)
-    times = f"{duration(now.elapsed_seconds)} gone" + (f", {left}" if left else "")
-    times = starting or times
+    left = _left(now)
+    gone = f"{duration(now.elapsed_seconds)} gone" + (f", {left}" if left else "")
+    times = starting or gone
 
     bar = Table.grid(expand=True, padding=(0, 1))
     bar.add_column(ratio=1)

@@ -185,6 +185,14 @@ class Cluster:
         return ""
 
 
+def missing() -> ConfigError:
+    """What is to be said where Ray is not installed."""
+    return ConfigError(
+        "runtime ray needs Ray, which is not installed: pip install 'recollect[ray]', or take "
+        "runtime inline"
+    )
+
+
 def load() -> Any:
     """The module ray, if it can be used.
 
@@ -194,9 +202,7 @@ def load() -> Any:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            "--runtime ray needs Ray: pip install 'recollect[ray]', or leave the flag out"
-        ) from error
+        raise missing() from error
     found = re.match(r"(\d+)\.(\d+)", ray.__version__)
     if not found or not LOWEST <= (int(found[1]), int(found[2])) < BELOW:
         raise ConfigError(

@@ -140,7 +140,7 @@ class Remote:
                         f"it was not there after {START_SECONDS:g} s: the machine is too busy, or "
                         "what it is made of hangs, as an environment may"
                     )
-                found[name] = answer.result(max(0.0, end - time.monotonic()))
+                found[name] = answer.result()
                 self._heard[name] = time.monotonic()
         return found
 
@@ -254,10 +254,11 @@ class Remote:
         """Find out why a slice is late, and whether that is an error."""
         now, name = time.monotonic(), worker.part.name
         late = now - worker.given_at - SLICE_SECONDS
-        if late >= LATE_SECONDS:  # in a turn
-            self._still = 0.0
+        if late < LATE_SECONDS:
+            return
+        self._still = 0.0  # it is in a turn
         if worker.question is None:
-            if late >= LATE_SECONDS and now - worker.asked_at >= LATE_SECONDS:
+            if now - worker.asked_at >= LATE_SECONDS:
                 worker.question, worker.asked_at = self._transport.ask(name, "doing"), now
         elif worker.question.ready():
             with self._noticing(name):
@@ -335,7 +336,6 @@ class Remote:
         names: Iterator[str] | Sequence[str] | Mapping[str, Any],
         method: str,
         *arguments: Any,
-        seconds: float = DEADLINE,
     ) -> dict[str, Any]:
         """Ask several at once; their answers by name. One in a turn is asked until it ends."""
         begin = time.monotonic()
@@ -343,7 +343,7 @@ class Remote:
         found = {}
         for name, answer in answers.items():
             with self._noticing(name):
-                end = begin + seconds
+                end = begin + DEADLINE
                 while name not in found:
                     try:
                         found[name] = answer.result(max(0.0, end - time.monotonic()))

@@ -78,9 +78,11 @@ def forget_prints() -> None:
 def _why(error: Exception) -> str:
     """Ray's words on a death, without its numbers."""
     text = " ".join(str(error).split())
-    if "is unavailable" in text:
-        return "it cannot be reached: Ray's own process on its machine has died, or it is cut off"
     for sign, said in (
+        (
+            "is unavailable",
+            "it cannot be reached: Ray's own process on its machine has died, or it is cut off",
+        ),
         ("worker process has died", "its process has died"),
         ("node", "its node has died or is cut off"),
         ("Owner", "what it sent was lost with it"),

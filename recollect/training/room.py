@@ -40,10 +40,9 @@ def check(job: Job) -> None:
     if job.runtime == "inline":
         return
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError(
-            "runtime ray needs Ray, which is not installed: pip install 'recollect[ray]', or take "
-            "runtime inline"
-        )
+        from recollect.runtime import ray
+
+        raise ray.missing()
     if job.address:
         return
     config, found = job.config, kinds(job)
@@ -56,10 +55,11 @@ def check(job: Job) -> None:
     numbers = {"learner": 1, "parameters": 1, "evaluator": int(config.evaluation_period > 0)}
     numbers |= {"actor": config.actor_processes, "replay": config.replay_shards}
     _check_gpus({kind: n * found[kind].gpus for kind, n in numbers.items() if found[kind].gpus})
-    need, free = RAY_BYTES + sum(numbers.values()) * PART_BYTES, free_memory()
+    parts = sum(numbers.values())
+    need, free = RAY_BYTES + parts * PART_BYTES, free_memory()
     if free is not None and need > free:
         raise ConfigError(
-            f"{sum(numbers.values())} parts in processes of their own need at least "
+            f"{parts} parts in processes of their own need at least "
             f"{need / 1e9:.1f} GB before they hold anything, and {free / 1e9:.1f} GB are free: "
             f"lower actor_processes, which is {config.actor_processes}, or replay_shards, which is "
             f"{config.replay_shards}"
