@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from recollect.types import Metrics
 
@@ -19,12 +19,16 @@ class Role:
             order per caller, and may be applied late.
         long: a turn may take minutes, and leaves off where its `interrupted()` says so.
         additive: figures of which several parts of a kind have a sum; of the others, a mean.
+        comes_back: how one that died is made again: `anew`, with nothing but what it added to the
+            run's totals; from a `copy` of its state, taken now and then; from its `journal`, on top
+            of the last checkpoint; or empty, `told` again by who fills it.
     """
 
     worker: bool
     posted: frozenset[str] = frozenset()
     long: bool = False
     additive: frozenset[str] = frozenset()
+    comes_back: Literal["anew", "copy", "journal", "told"] = "copy"
 
 
 _SUMS = (
@@ -37,9 +41,10 @@ REPLAY = Role(
     worker=False,
     posted=frozenset({"insert", "update_priorities", "drop_episode"}),
     additive=frozenset(_SUMS),
+    comes_back="journal",
 )
-PARAMETERS = Role(worker=False, posted=frozenset({"publish"}))
-ACTOR = Role(worker=True)
+PARAMETERS = Role(worker=False, posted=frozenset({"publish"}), comes_back="told")
+ACTOR = Role(worker=True, comes_back="anew")
 LEARNER = Role(worker=True)
 EVALUATOR = Role(worker=True, long=True)
 

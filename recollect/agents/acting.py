@@ -27,6 +27,7 @@ from recollect.replay.windows import Windows
 from recollect.types import (
     NO_ACTION,
     Array,
+    ConfigError,
     DivergedError,
     Metrics,
     Observation,
@@ -36,7 +37,8 @@ from recollect.types import (
 AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
 """(values [T + 1, A], actions [T], rewards [T], discounts [T]) -> absolute TD errors [T]."""
 
-SLOT_BITS, EPISODE_BITS = 23, 32
+SLOT_BITS, EPISODE_BITS = 16, 32
+"""Of an episode's uid; the 15 bits before them are the epoch's."""
 FAULTS_TOLD = 3
 """Of an actor's or an evaluator's: an environment can have thousands."""
 
@@ -126,8 +128,10 @@ class Actor:
         self._windows, self._spec = windows, block_spec
         self._n_step, self._gamma, self._eta = n_step, gamma, eta
         self._refresh_period, self._absolute_errors = refresh_period, absolute_errors
-        self._seed, self._epoch = seed, epoch
+        self._seed = seed
         slots = env.num_envs
+        if first_slot + slots > 1 << SLOT_BITS:
+            raise ConfigError(f"actors can be {1 << SLOT_BITS:,} at most: lower actors")
         self._slot_numbers = np.arange(first_slot, first_slot + slots, dtype=np.int64)
         self._rows = np.arange(slots)
         self._ladder = epsilons
@@ -252,7 +256,7 @@ class Actor:
         for slot in np.flatnonzero(mask):
             self._slots[slot].forget()
             self._slots[slot].episode = episode_uid(
-                self._epoch, int(self._slot_numbers[slot]), int(self._episodes[slot])
+                int(self._epochs[slot]), int(self._slot_numbers[slot]), int(self._episodes[slot])
             )
         self._policy.begin(self._carry, mask)
 
@@ -430,6 +434,20 @@ class Actor:
     def close(self) -> None:
         """Close the environments."""
         self._env.close()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw, and number episodes, as this life of the actor; before its first step."""
+        self._epochs[:] = epoch
+
+    def go_on_from(self, counts: Mapping[str, int]) -> None:
+        """Count on from what earlier lives have added, as `counts` has it; before the first step."""
+        self._env_steps, self._finished = counts["env_steps"], counts["episodes"]
+        self._dropped, self._cut_short = counts["dropped_episodes"], counts["cut_short_episodes"]
+        self._env.go_on_from(counts["env_failures"])
+
+    def unsent_steps(self) -> int:
+        """Steps that were taken, and are in no block yet."""
+        return int((self._pos - self._begin).sum())
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what comes next, the environments included; between two turns."""

@@ -56,7 +56,7 @@ class Batches:
         compute: Compute,
         ahead: bool | None = None,
     ) -> None:
-        self._replay, self._size, self._seed, self._epoch = replay, size, seed, epoch
+        self._replay, self._size, self._seed, self.epoch = replay, size, seed, epoch
         self._device = compute.device
         self._ahead = (
             compute.device == "cuda" or getattr(replay, "far", False) if ahead is None else ahead
@@ -110,7 +110,7 @@ class Batches:
         members = np.arange(self._size, dtype=np.int64)
         same = np.zeros_like(members)
         uniforms = philox.uniforms(
-            self._seed, philox.Purpose.SAMPLING, members, same, same + self._epoch, same + number
+            self._seed, philox.Purpose.SAMPLING, members, same, same + self.epoch, same + number
         )
         return uniforms[:, 0]
 

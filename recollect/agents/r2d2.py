@@ -122,11 +122,7 @@ class R2D2Config(Running):
 
     def __post_init__(self) -> None:
         check_ranges(self, _POSITIVE.split(), _FRACTIONS.split(), _COUNTS.split())
-        if self.actor_processes > self.actors:
-            raise ConfigError(
-                f"actor_processes {self.actor_processes} is more than actors {self.actors}: "
-                "each process needs a slot"
-            )
+        self.check_processes(self.actors)
         if self.n_step > self.trace_length and self.sequences == "windows":
             raise ConfigError(
                 f"n_step {self.n_step} is longer than trace_length {self.trace_length}: "
@@ -344,6 +340,10 @@ class Learner:
     def publish(self) -> None:
         """Publish the online parameters as version (epoch, updates)."""
         self._parameters.publish(Version(self.epoch, self.updates), self.online_parameters.numpy())
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw and publish as this life of the learner."""
+        self.epoch = self._batches.epoch = epoch
 
     def vector(self) -> Array:
         """The online parameters [P], an array of their own."""

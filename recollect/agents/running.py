@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from recollect.types import ConfigError
+
 
 @dataclass(frozen=True)
 class Running:
@@ -23,3 +25,11 @@ class Running:
     actor_device: Literal["auto", "cpu", "cuda"] = "auto"  # of the actors; auto: the learner's
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where that is fast
     codec: Literal["none", "zstd"] = "none"  # how blocks of experience are packed, lossless
+
+    def check_processes(self, actors: int) -> None:
+        """Raise ConfigError unless so many environment slots can be spread over the processes."""
+        if self.actor_processes > actors:
+            raise ConfigError(
+                f"actor_processes {self.actor_processes} is more than actors {actors}: each "
+                "process needs a slot"
+            )

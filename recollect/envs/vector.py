@@ -105,6 +105,10 @@ class VectorEnv:
         """How often an environment failed: raised, hung, ended, or gave what cannot be used."""
         return self._failures.total
 
+    def go_on_from(self, failures: int) -> None:
+        """Count on from failures of environments that were here before these."""
+        self._failures.total = failures
+
     @property
     def observation(self) -> Observation:
         """The current observation of all slots, [E, ...] by key; empty before a reset."""

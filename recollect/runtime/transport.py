@@ -22,28 +22,50 @@ from recollect.messages import (
 )
 from recollect.program import Part
 from recollect.runtime import ray as opening
-from recollect.runtime.hosting import Setting
+from recollect.runtime.hosting import QUICK, Setting
 from recollect.runtime.placing import Demand, check_room
 from recollect.runtime.ray import Cluster
 from recollect.types import ConfigError
 
 PLACE_SECONDS = 30.0
 """For a cluster to make room for all parts at once."""
+GLANCE_SECONDS = 0.5
+"""Between two looks of who waits for an answer whether the part was replaced."""
 PRINTED_BYTES = 16 << 20
 """Of what a part prints, that is kept; more is looked for after each slice."""
 
 
 class _Answer:
-    """A Ray object as a `Pending`."""
+    """A Ray object as a `Pending`.
 
-    def __init__(self, ref: Any, name: str) -> None:
-        self.ref, self._name = ref, name
+    Args:
+        ref: the object. name: of the part that was asked.
+        handle: with which, where the part may be replaced. life: the one that was asked.
+    """
+
+    def __init__(self, ref: Any, name: str, handle: _Handle | None = None, life: int = 0) -> None:
+        self.ref, self._name, self._handle, self._life = ref, name, handle, life
+
+    @property
+    def _late(self) -> bool:
+        """Whether the life that was asked has ended: it may hang, or be cut off, and never answer."""
+        return self._handle is not None and self._handle.life != self._life
 
     def ready(self) -> bool:
-        return bool(opening.load().wait([self.ref], timeout=0, fetch_local=False)[0])
+        there = opening.load().wait([self.ref], timeout=0, fetch_local=False)[0]
+        return bool(there) or self._late
 
     def result(self, seconds: float = DEADLINE) -> Any:
-        return _fetched(self.ref, time.monotonic() + seconds, self._name)
+        end = time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
+            try:
+                return _fetched(self.ref, min(end, now + GLANCE_SECONDS), self._name)
+            except PartSilentError:
+                if self._late:
+                    raise PartLostError("it was replaced", self._name) from None
+                if now >= end:
+                    raise
 
 
 def _fetched(ref: Any, end: float, name: str) -> Any:
@@ -96,15 +118,24 @@ def _why(error: Exception) -> str:
 
 
 class _Handle:
-    """A part as others ask it."""
+    """A part as others ask it; it may be replaced, by another thread than the one that asks."""
 
     near = False
 
-    def __init__(self, name: str, actor: Any) -> None:
-        self.name, self._actor = name, actor
+    def __init__(self, name: str, actor: Any, asker: tuple[str, int]) -> None:
+        self.name, self.asker, self._actor = name, asker, actor
+        self.life = 0
 
     def ask(self, method: str, *arguments: Any) -> Pending:
-        return _Answer(self._actor.ask.remote(method, *arguments), self.name)
+        # In this order: an answer that is taken for that of an earlier life is asked for again.
+        life = self.life
+        ref = self._actor.ask.remote(self.asker, method, *arguments)
+        return _Answer(ref, self.name, self, life)
+
+    def replace(self, actor: Any) -> None:
+        """From now on the part is another Ray actor."""
+        self._actor = actor
+        self.life += 1
 
 
 class _Actor:
@@ -119,6 +150,7 @@ class _Actor:
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
         self._shared: tuple[Any, Any] = (None, None)
         self._error: Exception | None = None
+        self._held = held
         try:
             from recollect.runtime.hosting import Host
 
@@ -129,9 +161,15 @@ class _Actor:
         except Exception as error:
             self._error = error
 
-    def ask(self, method: str, *arguments: Any) -> Any:
+    def ask(self, asker: tuple[str, int], method: str, *arguments: Any) -> Any:
         self._check()
-        return exchanged(self._host.ask(method, *arguments), Shared, self._share)
+        return exchanged(self._host.ask(asker, method, *arguments), Shared, self._share)
+
+    def rewire(self, name: str, actor: Any) -> None:
+        """Another part is this Ray actor now."""
+        for handle in (handle for handles in self._held.values() for handle in handles):
+            if handle.name == name:
+                handle.replace(actor)
 
     def slice(self, *arguments: Any) -> Any:
         self._check()
@@ -175,21 +213,21 @@ class RayTransport:
         self._actors: dict[str, Any] = {}
         self._group = _placed(cluster, demands)
 
-    def start(self, part: Part, held: Mapping[str, Sequence[Part]]) -> None:
-        """Begin to make a part."""
+    def start(self, part: Part, held: Mapping[str, Sequence[Part]], epoch: int) -> None:
+        """Begin to make a life of a part, where there is a place for it."""
         ray = opening.load()
         clients, handles = {}, {}
         for argument, parts in held.items():
             if parts[0].far is None:
                 raise ValueError(f"{parts[0].name} cannot be held from another process")
             clients[argument] = parts[0].far.client
-            handles[argument] = [_Handle(p.name, self._actors[p.name]) for p in parts]
+            asker = (part.name, epoch)
+            handles[argument] = [_Handle(p.name, self._actors[p.name], asker) for p in parts]
         setting, demand = self._settings[part.name], self._demands[part.name]
         # A service answers in the order it is asked. A worker takes its turns in one thread and
-        # answers in another.
-        made = ray.remote(_Actor)
-        if part.role.worker:
-            made = ray.remote(concurrency_groups={"turns": 1})(_Actor)
+        # answers in another. Either has one for what must be answered at once.
+        groups = {"quick": 1, "turns": 1} if part.role.worker else {"quick": 1}
+        made = ray.remote(concurrency_groups=groups)(_Actor)
         place = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
             self._group, placement_group_bundle_index=self._numbers[part.name]
         )
@@ -209,7 +247,25 @@ class RayTransport:
         if method == "slice":
             turns = actor.slice.options(concurrency_group="turns")
             return _Answer(turns.remote(*arguments), name)
-        return _Answer(actor.control.remote(method, *arguments), name)
+        control = actor.control
+        if method in QUICK:
+            control = control.options(concurrency_group="quick")
+        return _Answer(control.remote(method, *arguments), name)
+
+    def rewire(self, holder: str, name: str) -> None:
+        """Let a part know the present life of another one."""
+        rewire = self._actors[holder].rewire.options(concurrency_group="quick")
+        rewire.remote(name, self._actors[name])
+
+    def kill(self, name: str, pid: int) -> None:
+        """End what may be left of a part's present life, also one that is stopped or hangs."""
+        with contextlib.suppress(Exception):  # it may be dead already
+            opening.load().kill(self._actors[name])
+        self.cluster.kill(pid)
+
+    def lost(self) -> str:
+        """Which process of Ray itself has died, without which nothing goes on; empty if none."""
+        return self.cluster.lost()
 
     def wait(self, answers: Sequence[Pending], seconds: float) -> None:
         """Wait for one of these."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import platform
 import shlex
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +29,7 @@ from recollect.run.metrics import MetricsLog
 from recollect.run.progress import Progress
 from recollect.run.signals import Interrupted, Stop
 from recollect.run.watchdog import Watchdog
+from recollect.runtime.inline import epochs_of
 from recollect.training import runtimes
 from recollect.training.job import Job
 from recollect.training.saves import Saves
@@ -34,6 +37,8 @@ from recollect.types import Array, EnvError
 
 ROWS_PER_RUN = 200
 MOST_STEPS_PER_ROW = 50_000
+FAULTS = "faults.jsonl"
+"""In a run's folder: a line for each part that died and came back."""
 SECONDS_PER_LOOK = 5.0
 """Between two looks at a run whose rows are further apart, and between two status files."""
 
@@ -68,7 +73,9 @@ class Training:
         self._policy = program.policy()
         meta: Mapping[str, Any] = {"rows": 0, "next_row": 0, "seconds": 0.0}
         progress.starting(runtimes.starting(job, program))
-        self._runtime = runtimes.begun(job, program, stop)
+        shutil.rmtree(folder.path / runtimes.JOURNAL, ignore_errors=True)  # of one that was killed
+        epochs = epochs_of(found.state) if found is not None and found.state else {}
+        self._runtime = runtimes.begun(job, program, stop, folder.path, epochs, self._saved_state)
         try:
             if found is not None:
                 meta = self._restore(found)
@@ -109,24 +116,35 @@ class Training:
         """
         self.write_status("running")
         with self._watchdog():
-            while self._env_steps() < self.job.env_steps:
+            settled = False
+            while not settled:
+                while self._env_steps() < self.job.env_steps:
+                    self._take_turns()
+                if self._runtime.settle(self._must_stop):
+                    self._tell_of_deaths()
+                    self._write_row()
                 if self._must_stop():
                     self._leave()
-                try:
-                    self._runtime.run(self._pause, {"env_steps": self.job.env_steps})
-                except InterruptedEvaluation:
-                    self._leave()
-                if self._env_steps() >= min(self._next_row, self.job.env_steps):
-                    self._write_row()
-                self._saves.look()
-                if self._saves.due(time.perf_counter()):
-                    self._saves.start(**self._snapshot())
-            if self._runtime.settle(self._must_stop):
-                self._write_row()
-            if self._must_stop():
-                self._leave()
+                # Where an actor died meanwhile, what it had not sent is done again.
+                settled = self._env_steps() >= self.job.env_steps
         self.save_and_wait()
         self._ended = not self._saves.failed("last")
+
+    def _take_turns(self) -> None:
+        """Turns until something is to be done between them, and do it."""
+        if self._must_stop():
+            self._leave()
+        try:
+            self._runtime.run(self._pause, {"env_steps": self.job.env_steps})
+        except InterruptedEvaluation:
+            self._leave()
+        self._tell_of_deaths()
+        if self._env_steps() >= min(self._next_row, self.job.env_steps):
+            self._write_row()
+        if self._saves.look():
+            self._runtime.saved()
+        if self._saves.due(time.perf_counter()):
+            self._saves.start(**self._snapshot())
 
     def final_evaluation(self, episodes: int) -> tuple[float, str]:
         """Mean return of greedy episodes with the last parameters, which a last row tells too.
@@ -189,6 +207,8 @@ class Training:
         self._saves.wait()
         self._runtime.close()
         self._log.close()
+        with contextlib.suppress(OSError):
+            (self._folder.path / runtimes.JOURNAL).rmdir()
 
     # --- Rows ------------------------------------------------------------------------------------
 
@@ -260,6 +280,16 @@ class Training:
             or self._saves.due(now)
         )
 
+    def _tell_of_deaths(self) -> None:
+        """Say who died and came back, and write it down."""
+        for death in self._runtime.deaths():
+            self._progress.note(
+                f"{death.part} (process {death.pid}) died and was replaced after "
+                f"{death.down_seconds:.1f} s: {death.why}"
+            )
+            told = {"env_steps": self._env_steps(), **death.as_dict()}
+            self._folder.add_line(FAULTS, json.dumps(told))
+
     def _must_stop(self) -> bool:
         return self._stop.requested is not None
 
@@ -314,6 +344,7 @@ class Training:
             Whether it could be saved; if not, `unsaved` says why.
         """
         if not self._ended:
+            self._tell_of_deaths()
             self._saves.wait()
             self._saves.save("last", **self._snapshot())
         self._save_best()
@@ -369,6 +400,13 @@ class Training:
         }
         self._saves.taken(begin)
         return taken
+
+    def _saved_state(self) -> Mapping[str, Any] | None:
+        """The state of the newest whole checkpoint, read again; None if there is none."""
+        for _ in range(3):  # it may be removed for a newer one while it is read
+            with contextlib.suppress(checkpoint.CheckpointError):
+                return checkpoint.load_newest(self._folder.checkpoints, "last", full=True).state
+        return None
 
     def _restore(self, found: Checkpoint) -> Mapping[str, Any]:
         """Put everything where it was; the checkpoint's meta."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from recollect import presets
 from recollect.agents import computing
@@ -20,6 +25,8 @@ from recollect.training.job import Job
 
 STORE_BYTES = (200_000_000, 4_000_000_000)
 """Of shared memory for what is under way between the parts of a run on this machine."""
+
+JOURNAL = "journal"
 
 Runtime = Inline | Remote
 
@@ -39,9 +46,19 @@ def program_of(job: Job) -> Program:
     return presets.agent(job.agent).program(config, job.env, job.seed, job.network)
 
 
-def begun(job: Job, program: Program, stop: Stop) -> Runtime:
+def begun(
+    job: Job,
+    program: Program,
+    stop: Stop,
+    folder: Path,
+    epochs: Mapping[str, int],
+    saved: Callable[[], Mapping[str, Any] | None],
+) -> Runtime:
     """The runtime of a job with the parts of its program.
 
+    Args:
+        folder: of the run.
+        epochs, saved: see `Lives`.
     Raises:
         ConfigError: no room for them; the cluster cannot be joined.
         Interrupted: a signal came before all of them were there; those that were have ended.
@@ -61,7 +78,22 @@ def begun(job: Job, program: Program, stop: Stop) -> Runtime:
     least, most = STORE_BYTES
     store = min(most, max(least, int(0.1 * (free_memory() or 0))))
     made = transport.opened(demands, settings, job.address, store)
-    return Remote(program, made, job.config.env_deadline, look)
+    return Remote(
+        program,
+        made,
+        job.config.env_deadline,
+        look,
+        epochs=epochs,
+        saved=saved,
+        journal=journal_folder(job, folder),
+    )
+
+
+def journal_folder(job: Job, folder: Path) -> str:
+    """Where shards write down what happens to them: in the run's folder, where they can see it."""
+    if not job.address:
+        return str(folder / JOURNAL)
+    return "recollect-" + hashlib.sha256(f"{platform.node()} {folder}".encode()).hexdigest()[:16]
 
 
 def starting(job: Job, program: Program) -> str:
@@ -104,8 +136,7 @@ def _setting(job: Job, part: Part, number: int) -> Setting:
     threads = _learner_threads(job) if part.kind == "learner" else 1
     seed = int(philox.seeds(job.seed, philox.Purpose.INITIALISATION, 0, 0, 2 + number))
     images = job.env.has_images and part.kind != "replay"
-    paths, deadline = tuple(sys.path), job.config.env_deadline
-    return Setting(os.getcwd(), paths, threads, seed, images, deadline)
+    return Setting(os.getcwd(), tuple(sys.path), threads, seed, images)
 
 
 def _learner_threads(job: Job) -> int:

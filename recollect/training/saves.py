@@ -64,9 +64,11 @@ class Saves:
         """Begin a whole one in the background."""
         self._heed(lambda: self._checkpoints.start("last", **what))
 
-    def look(self) -> None:
-        """Hear of the one under way, if it is done."""
+    def look(self) -> bool:
+        """Hear of the one under way; whether a whole one has come to be on disk."""
+        before = self.figures["saved"]
         self._heed(self._checkpoints.finished)
+        return self.figures["saved"] > before
 
     def wait(self) -> None:
         """Wait for the one under way."""
