@@ -6,7 +6,6 @@ A part that holds another one asks it through a `Handle`. Nothing here says how 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,6 +29,14 @@ class PartSilentError(PartLostError):
     """A part did not answer within its deadline."""
 
 
+class FencedError(PartLostError):
+    """Who asks was replaced, and must stop: its part lives on in another process."""
+
+
+class EarlyError(PartLostError):
+    """A message came to a part that was replaced before an earlier one was sent there again."""
+
+
 class Pending(Protocol):
     """An answer that will come."""
 
@@ -46,7 +53,11 @@ class Pending(Protocol):
 
 
 class Handle(Protocol):
-    """A part, as others ask it. Questions of one asker arrive in the order they were asked."""
+    """A part, as others ask it. Questions of one asker arrive in the order they were asked.
+
+    When the part is replaced the handle is turned to the new one by another thread, and then its
+    `life` rises. An answer of an earlier life that was not looked at is `ready`, and lost.
+    """
 
     @property
     def name(self) -> str:
@@ -55,6 +66,14 @@ class Handle(Protocol):
     @property
     def near(self) -> bool:
         """Whether the part is an object of this process, which answers at once."""
+
+    @property
+    def asker(self) -> tuple[str, int]:
+        """Name and epoch of the part that asks."""
+
+    @property
+    def life(self) -> int:
+        """How often the part was replaced."""
 
     def ask(self, method: str, *arguments: Any) -> Pending:
         """Ask, and do not wait."""
@@ -86,6 +105,8 @@ class Near:
     """An object of this process as a handle: it answers before `ask` returns."""
 
     near = True
+    asker = ("", 0)
+    life = 0
 
     def __init__(self, name: str, part: Any) -> None:
         self.name, self._part = name, part
@@ -109,20 +130,52 @@ def unshared(answer: Any) -> Any:
     return exchanged(answer, Shared, lambda shared: shared.value)
 
 
+def unless_lost(answer: Pending, otherwise: Any = None) -> Any:
+    """The answer, or `otherwise` if it was lost with its part.
+
+    Raises:
+        PartSilentError: there is none in time.
+        FencedError: we were replaced.
+        Exception: what the part raised.
+    """
+    try:
+        return answer.result()
+    except (PartSilentError, FencedError):
+        raise
+    except PartLostError:
+        return otherwise
+
+
+@dataclass(eq=False)
+class _Post:
+    """A message and its answer to come; `kept`: it was lost, and `again` will send it again."""
+
+    answer: Pending
+    nbytes: int
+    heard: Callable[[Any], object] | None
+    handle: Handle | None = None
+    again: Callable[[], Pending] | None = None
+    life: int = 0
+    kept: bool = False
+
+
 class Posts:
     """Messages whose answer nobody waits for, bounded in number and bytes.
 
-    One that failed by an exception raises it at the next look; one that was lost with its part is
-    counted.
+    One that failed by an exception raises it at the next look. One that was lost with its part is
+    counted, or, if it was given to `keep`, sent again once the part was replaced.
 
     Args:
         most: messages on their way before `full`.
         most_bytes: likewise.
     """
 
+    PAUSE_SECONDS = 0.01
+    """Between two looks whether a part was replaced, of who waits for it."""
+
     def __init__(self, most: int = 8, most_bytes: int = 64 << 20) -> None:
         self._most, self._most_bytes = most, most_bytes
-        self._waiting: deque[tuple[Pending, int, Callable[[Any], object] | None]] = deque()
+        self._waiting: list[_Post] = []
         self.nbytes = 0
         self.sent = self.sent_bytes = self.lost = 0
 
@@ -146,43 +199,107 @@ class Posts:
 
         Raises:
             PartSilentError: none is answered in time.
+            FencedError: we were replaced.
         """
-        self._waiting.append((answer, nbytes, heard))
-        self.nbytes += nbytes
-        self.sent += 1
-        self.sent_bytes += nbytes
-        self.look()
-        while len(self) > self._most or (
-            len(self) > 1 and self.nbytes - nbytes >= self._most_bytes
-        ):
-            self._take(DEADLINE)
+        self._add(_Post(answer, nbytes, heard))
+
+    def keep(
+        self,
+        handle: Handle,
+        again: Callable[[], Pending],
+        nbytes: int = 0,
+        heard: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Send a message by `again`, and so each time its part was replaced before it answered.
+
+        Messages to one part go in order: before anything newer, all that were not answered are
+        sent again. The part recognises what it has. Waits and raises as `add`.
+        """
+        # Read first: if the part is replaced meanwhile, this one goes there once more, in order.
+        life = handle.life
+        self.resend()
+        self._add(_Post(again(), nbytes, heard, handle, again, life))
+
+    def keeps(self, handle: Handle) -> bool:
+        """Whether a message waits for this part to be replaced, as far as was looked."""
+        mine = [post for post in self._waiting if post.kept and post.handle is handle]
+        return any(post.life >= handle.life for post in mine)
+
+    def resend(self) -> None:
+        """Send again, in order, what was given to `keep`, to parts that were replaced since."""
+        # A part may be replaced at any moment: what goes to it now is counted for one life.
+        lives = {id(post.handle): post.handle.life for post in self._waiting if post.handle}
+        for post in self._waiting:
+            if post.again is not None and lives[id(post.handle)] > post.life:
+                post.answer, post.life, post.kept = post.again(), lives[id(post.handle)], False
 
     def look(self) -> None:
-        """Take the answers that have come."""
-        while self._waiting and self._waiting[0][0].ready():
-            self._take(DEADLINE)
+        """Take the answers that have come, those of each part in order."""
+        self.resend()
+        behind = set()
+        for post in list(self._waiting):
+            if id(post.handle) in behind:
+                continue
+            if not post.kept and post.answer.ready():
+                self._take(post, DEADLINE)
+            if post in self._waiting:
+                behind.add(id(post.handle))
 
     def flush(self, seconds: float = DEADLINE) -> None:
-        """Wait until all are answered.
+        """Wait until all are answered, those kept for a part that is replaced too.
 
         Raises:
             PartSilentError: they are not, in so many seconds.
+            FencedError: we were replaced.
         """
         end = time.monotonic() + seconds
         while self._waiting:
-            self._take(max(0.0, end - time.monotonic()))
+            self._wait(end)
 
-    def _take(self, seconds: float) -> None:
-        answer, nbytes, heard = self._waiting[0]
+    def _add(self, post: _Post) -> None:
+        self._waiting.append(post)
+        self.nbytes += post.nbytes
+        self.sent += 1
+        self.sent_bytes += post.nbytes
+        self.look()
+        end = time.monotonic() + DEADLINE
+        while len(self) > self._most or (
+            len(self) > 1 and self.nbytes - post.nbytes >= self._most_bytes
+        ):
+            self._wait(end)
+
+    def _wait(self, end: float) -> None:
+        """Wait for an answer, or a little where all wait for parts that are gone."""
+        self.resend()
+        asked = next((post for post in self._waiting if not post.kept), None)
+        if asked is not None:
+            self._take(asked, max(0.0, end - time.monotonic()))
+        elif time.monotonic() >= end:
+            raise PartSilentError(self._gone(), self._names()[0])
+        else:
+            time.sleep(self.PAUSE_SECONDS)
+
+    def _names(self) -> list[str]:
+        """Parts for which messages are kept."""
+        return sorted({post.handle.name for post in self._waiting if post.kept and post.handle})
+
+    def _gone(self) -> str:
+        return f"{', '.join(self._names())} died and was not replaced in time"
+
+    def _take(self, post: _Post, seconds: float) -> None:
+        """Take an answer, waiting so long for it."""
         try:
-            value = answer.result(seconds)
-        except PartSilentError:
+            value = post.answer.result(seconds)
+        except (PartSilentError, FencedError):
             raise
         except PartLostError:
+            if post.again is not None:
+                post.kept = True
+                return
             self.lost += 1
         else:
-            if heard is not None:
-                heard(value)
+            if post.heard is not None:
+                post.heard(value)
         # What raised otherwise stays: it is raised again at every look.
-        self._waiting.popleft()
-        self.nbytes -= nbytes
+        self._waiting.remove(post)
+        self.nbytes -= post.nbytes

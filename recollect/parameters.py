@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from recollect import states
-from recollect.messages import DEADLINE, Handle, Pending, Posts, Shared
+from recollect.messages import DEADLINE, Handle, Pending, Posts, Shared, unless_lost
 from recollect.types import Array, Metrics
 
 
@@ -124,8 +124,15 @@ class Parameters:
 class FarParameters:
     """The parameter service in another process, as those who publish or act with them hold it.
 
+    While the service is gone, answers are what is known, and what is published is lost and counted:
+    its learner publishes again once it was replaced.
+
     Args:
         services: a handle of `Parameters`, the only one.
+
+    Nothing here raises for a service that died, but all may:
+        PartSilentError: it does not answer in time.
+        FencedError: we were replaced.
     """
 
     ASK_SECONDS = 1.0
@@ -137,6 +144,7 @@ class FarParameters:
         self._version: Version | None = None
         self._question: Pending | None = None
         self._asked = -1e9
+        self._lag = Lag(0, 0.0)
 
     def publish(self, version: Version, vector: Array) -> None:
         """Send parameters [P]; waits only while two earlier ones are on their way."""
@@ -145,8 +153,8 @@ class FarParameters:
     def version(self) -> Version | None:
         """Version of the latest parameters as far as is known, None before the first."""
         if self._question is not None and self._question.ready():
-            self._hear(self._question.result())
-            self._question = None
+            question, self._question = self._question, None
+            self._hear(unless_lost(question))
         now = time.monotonic()
         period = 0.01 if self._version is None else self.ASK_SECONDS
         if self._question is None and now - self._asked >= period:
@@ -154,19 +162,15 @@ class FarParameters:
         return self._version
 
     def latest(self, newer_than: Version | None = None) -> Published | None:
-        """The latest parameters, or None if there are none newer; waits for the answer.
-
-        Raises:
-            PartLostError: the service has died or does not answer.
-        """
-        answer = self._service.ask("fetch", newer_than).result()
-        version, found = answer
+        """The latest parameters, or None if none newer can be had; waits for the answer."""
+        version, found = unless_lost(self._service.ask("fetch", newer_than), (None, None))
         self._hear(version)
         return None if found is None else Published(Version(*found[0]), found[1])
 
     def lag(self, version: Version) -> Lag:
-        """As `Parameters.lag`; waits for the answer."""
-        return Lag(*self._service.ask("lag", version).result())
+        """As `Parameters.lag`; waits for the answer. While the service is gone, the last one."""
+        self._lag = Lag(*unless_lost(self._service.ask("lag", version), self._lag))
+        return self._lag
 
     def _hear(self, version: Version | None) -> None:
         """Take in a version, unless a newer one was heard of before."""

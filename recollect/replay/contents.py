@@ -6,6 +6,9 @@ keeps count.
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 
 from recollect.replay.batch import Draw
@@ -19,6 +22,11 @@ BLOCK_OVERHEAD = 1024
 """Bytes counted for a block beside its buffer: its row, its objects, its episode's record."""
 ITEM_OVERHEAD = 256
 """Bytes counted for an item: its row here, its place in the sampler, and their room to grow."""
+
+ABANDONED = (2**23 - 1) << 32
+"""From here on episodes that were abandoned get uids: no actor has so many slots."""
+_LEAP = 1 << 32
+"""More uids and serial numbers than a state can be behind."""
 
 # Columns of the tables of items and of blocks. The first two are the links of `Table`.
 UID, EPISODE, START, PREFIX, LEARNED, TAIL, VERSION, FIRST, HELD = range(2, 11)
@@ -195,6 +203,31 @@ class Contents:
         del self.episodes[episode.uid]
         self.counters["dropped_episodes"] += 1
         return slots
+
+    def abandon(self) -> None:
+        """Give episodes that have not ended uids under which nothing will come any more.
+
+        Blocks of theirs that no item has stay until they are the oldest.
+        """
+        free = (uid for uid in itertools.count(ABANDONED) if uid not in self.episodes)
+        for episode in list(self.episodes.values()):
+            if episode.ended:
+                # Windows may be lost that came without a block: a later one may be the next.
+                episode.joined |= self.windows.exists(episode.window, episode.steps)
+            elif not ABANDONED <= episode.uid < ABANDONED + _LEAP:
+                self._rename(episode, next(free))
+        self.next_uid += _LEAP
+        self.next_serial += _LEAP
+
+    def _rename(self, episode: Episode, uid: int) -> None:
+        items = self.items.rows
+        items[(items[:, EPISODE] == episode.uid) & (items[:, UID] >= 0), EPISODE] = uid
+        self.blocks.rows[episode.rows, OWNER] = uid
+        for row in episode.rows:
+            self.bodies[row] = replace(self.bodies[row], episode=uid)
+        del self.episodes[episode.uid]
+        episode.uid = uid
+        self.episodes[uid] = episode
 
     def _remove(self, slot: int) -> Episode:
         """Remove an item; its episode."""

@@ -14,6 +14,9 @@ that others had inserted, and nobody had told of, when an insert was allowed.
 All blocks of an episode go to one shard. Slots and uids of a batch carry the shard's number:
 `slot * shards + shard`.
 
+A shard that died counts as one with nothing to draw, and with what it had last told of its totals,
+until it was replaced and has answered. What is sent to it is kept, in bounds, and sent again.
+
 Nothing here waits but `gather`, and who sends though too much is on its way.
 """
 
@@ -28,13 +31,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recollect.messages import DEADLINE, Handle, Pending, Posts
+from recollect.messages import (
+    DEADLINE,
+    FencedError,
+    Handle,
+    PartLostError,
+    PartSilentError,
+    Pending,
+    Posts,
+)
 from recollect.replay import batch, wire
 from recollect.replay.batch import Batch
 from recollect.replay.blocks import Block, BlockSpec
 from recollect.replay.episodes import Item
 from recollect.replay.limiter import Limiter, NothingToDrawError, Totals
-from recollect.replay.shard import Standing
+from recollect.replay.shard import Stamp, Standing
 from recollect.replay.uniform import batch_of_uniforms, refuse_outside
 from recollect.replay.windows import Windows
 from recollect.replay.wire import Drawn
@@ -55,11 +66,43 @@ _BELOW_ONE = np.nextafter(1.0, 0.0)
 
 
 class _Asked(NamedTuple):
-    """A question to shard `shard`, its number `number`, and the answer to come."""
+    """A question to life `life` of shard `shard`, its number `number`, and the answer to come."""
 
     shard: int
+    life: int
     number: int
     answer: Pending
+
+
+@dataclass(eq=False)
+class _Line:
+    """What goes to one shard.
+
+    `blocks` of `nbytes` and `items` wait for more since `since`. `number` messages were sent, those
+    of `open` were not answered. `lost` is the last life of the shard that is known to be over.
+    """
+
+    blocks: list[Block] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+    nbytes: int = 0
+    since: float = 0.0
+    number: int = 0
+    open: list[int] = field(default_factory=list)
+    lost: int = -1
+
+    def keep(self, blocks: Sequence[Block], items: Sequence[Item]) -> None:
+        """Let these wait."""
+        if not self.blocks and not self.items:
+            self.since = time.monotonic()
+        self.blocks += blocks
+        self.items += items
+        self.nbytes += sum(block.nbytes for block in blocks)
+
+    def drop(self, episode: int) -> None:
+        """Forget what waits of an episode."""
+        self.blocks = [block for block in self.blocks if block.episode != episode]
+        self.items = [item for item in self.items if item.episode != episode]
+        self.nbytes = sum(block.nbytes for block in self.blocks)
 
 
 @dataclass(eq=False)
@@ -67,15 +110,15 @@ class FarDraw:
     """What was asked for: `gather` waits for it.
 
     `shares` [K] are the probabilities with which a number falls to each shard. `waiting` has what
-    was asked of shards, with the places in the batch and the numbers looked up there; `parts` what
-    came, with shard and places. `steps` is how many it will teach (of whole episodes: at least),
-    until that is known.
+    was asked of shards, with the places in the batch, the numbers looked up there and their part of
+    the share; `parts` what came, with shard and places. `steps` is how many it will teach (of whole
+    episodes: at least), until that is known.
     """
 
     uniforms: Array
     shares: Array
     steps: int
-    waiting: list[tuple[_Asked, Array, Array]] = field(default_factory=list)
+    waiting: list[tuple[_Asked, Array, Array, float]] = field(default_factory=list)
     parts: list[tuple[int, Drawn, Array]] = field(default_factory=list)
 
 
@@ -108,11 +151,9 @@ class FarReplay:
         self._standing = [Standing() for _ in shards]
         self._heard = [0] * len(self._shards)  # number of the question that told it; 0: none yet
         self._number = 0
-        self._blocks: list[list[Block]] = [[] for _ in shards]
-        self._items: list[list[Item]] = [[] for _ in shards]
-        self._kept_blocks = self._kept_bytes = 0
-        self._kept_since = 0.0
-        self._questions: list[_Asked] = []
+        self._lines = [_Line() for _ in shards]
+        self._looks: list[_Asked | None] = [None] * len(self._shards)
+        self._lives = [shard.life for shard in self._shards]  # as of the last look
         self._asked, self._pause, self._waits = -1e9, ASK_SECONDS[0], True
         self._under_way = 0  # steps of draws that were not gathered yet
         self._lock = threading.Lock()  # `gather` may run in a thread of its own
@@ -127,44 +168,47 @@ class FarReplay:
 
     def wants_insert(self) -> bool:
         """Whether experience is wanted: as far as is known, and while not too much is under way."""
-        if self._kept_blocks and time.monotonic() - self._kept_since >= SEND_SECONDS:
+        now = time.monotonic()
+        if any(
+            (line.blocks or line.items) and now - line.since >= SEND_SECONDS
+            for line in self._living()
+        ):
             self.send()
         if self.posts.full:
             return False
         wanted = self._may(self._limiter.wants_insert)
-        if not wanted:
+        if not wanted or self._fill(self._lines) >= 1:
             self.send()
-        return wanted
+        return wanted and self._fill(self._lines) < 1
 
     def insert(self, blocks: Sequence[Block], items: Sequence[Item]) -> None:
         """Send blocks and items, a message for each shard, when there are enough of them."""
-        if not self._kept_blocks:
-            self._kept_since = time.monotonic()
-        for block in blocks:
-            self._blocks[self._shard_of(block.episode)].append(block)
-            self._kept_bytes += block.nbytes
-            self.raw_bytes += block.raw_nbytes
-        for item in items:
-            self._items[self._shard_of(item.episode)].append(item)
-        self._kept_blocks += len(blocks)
-        kept = max(self._kept_blocks / self._send_blocks, self._kept_bytes / SEND_BYTES)
-        if self._near or kept >= 1:
-            self.send(wait=kept >= 2)
+        uids = {block.episode for block in blocks} | {item.episode for item in items}
+        for k in sorted({self._shard_of(uid) for uid in uids}):
+            self._lines[k].keep(
+                [block for block in blocks if self._shard_of(block.episode) == k],
+                [item for item in items if self._shard_of(item.episode) == k],
+            )
+        self.raw_bytes += sum(block.raw_nbytes for block in blocks)
+        if self._near or self._fill(self._living()) >= 1:
+            self.send()
+        if self._fill(self._lines) >= 2:
+            self.send(wait=True)
 
     def send(self, wait: bool = False) -> None:
-        """Send what waits for more: what there is room for, or where it may `wait`, all."""
-        for k in range(len(self._shards)):
-            blocks, items = self._blocks[k], self._items[k]
-            if not blocks and not items:
+        """Send what waits for more: what there is room for, or where it may `wait`, all.
+
+        What would go to a shard that died stays here, unless it may wait.
+        """
+        for k in sorted(range(len(self._lines)), key=self._gone):
+            line = self._lines[k]
+            if not line.blocks and not line.items:
                 continue
-            if self.posts.full and not wait:
-                return
-            self._blocks[k], self._items[k] = [], []
-            parcel = wire.pack_blocks(blocks)
-            asked = self._ask(k, "take", parcel, wire.pack_items(items))
-            self.posts.add(asked.answer, parcel.nbytes, partial(self._hear, asked))
-            self._kept_blocks -= len(blocks)
-            self._kept_bytes -= parcel.nbytes
+            if not wait and (self._gone(k) or self.posts.full):
+                continue
+            parcel, items = wire.pack_blocks(line.blocks), wire.pack_items(line.items)
+            line.blocks, line.items, line.nbytes = [], [], 0
+            self._post(k, parcel.nbytes, "take", parcel, items)
 
     def flush(self, seconds: float = DEADLINE) -> None:
         """Send everything, and wait until all is answered."""
@@ -174,12 +218,44 @@ class FarReplay:
     def drop_episode(self, episode: int) -> None:
         """Remove an episode, also what of it waits to be sent."""
         k = self._shard_of(episode)
-        dropped = [block for block in self._blocks[k] if block.episode == episode]
-        self._kept_blocks -= len(dropped)
-        self._kept_bytes -= sum(block.nbytes for block in dropped)
-        self._blocks[k] = [block for block in self._blocks[k] if block.episode != episode]
-        self._items[k] = [item for item in self._items[k] if item.episode != episode]
-        self.posts.add(self._ask(k, "drop_episode", episode).answer)
+        self._lines[k].drop(episode)
+        self._post(k, 0, "drop_episode", episode)
+
+    def _post(self, k: int, nbytes: int, method: str, *arguments: Any) -> None:
+        """Send a message that must neither be lost nor taken twice."""
+        line, handle = self._lines[k], self._shards[k]
+        if not handle.asker[0]:  # nothing is lost between parts of one process
+            asked = self._ask(k, method, Stamp(), *arguments)
+            self.posts.add(asked.answer, nbytes, partial(self._answered, asked))
+            return
+        line.number += 1
+        number = line.number
+        sent: list[_Asked] = []
+
+        def send() -> Pending:
+            stamp = Stamp(*handle.asker, number, line.open[0])
+            sent[:] = [self._ask(k, method, stamp, *arguments)]
+            return sent[0].answer
+
+        def heard(standing: Standing | None) -> None:
+            line.open.remove(number)
+            self._answered(sent[0], standing)
+
+        line.open.append(number)
+        self.posts.keep(handle, send, nbytes, heard)
+
+    def _answered(self, asked: _Asked, standing: Standing | None) -> None:
+        if standing is not None:  # a shard tells how it stands when it has taken something
+            self._hear(asked, standing)
+
+    def _living(self) -> list[_Line]:
+        """What goes to shards that are there."""
+        return [line for k, line in enumerate(self._lines) if not self._gone(k)]
+
+    def _fill(self, lines: Sequence[_Line]) -> float:
+        """What waits in these, in messages that are full."""
+        blocks, nbytes = sum(len(x.blocks) for x in lines), sum(x.nbytes for x in lines)
+        return max(blocks / self._send_blocks, nbytes / SEND_BYTES)
 
     def update_priorities(self, slots: Array, uids: Array, priorities: Array) -> None:
         """Write back priorities [B] of windows drawn, each to its shard."""
@@ -226,7 +302,8 @@ class FarReplay:
         """The batch that was asked for, copied from what the shards sent: see `batch.gather`.
 
         Raises:
-            PartLostError: a shard has died or does not answer.
+            PartSilentError: a shard does not answer.
+            FencedError: we were replaced.
             NothingToDrawError: the shards have nothing to draw any more.
         """
         number = len(self._shards)
@@ -274,21 +351,23 @@ class FarReplay:
             local = (points[mine] - (ends[k] - masses[k])) / masses[k]
             local = np.clip(local, 0.0, _BELOW_ONE)
             asked = self._ask(k, "draw", local)
-            draw.waiting.append((asked, places[mine], local))
+            draw.waiting.append((asked, places[mine], local, share * masses[k] / ends[-1]))
 
     def _receive(self, draw: FarDraw) -> None:
-        """Wait for what was asked for; where a shard has nothing any more, ask the others."""
+        """Wait for what was asked for; where a shard is gone or has nothing, ask the others."""
         missed, share = [], 0.0
         waiting, draw.waiting = draw.waiting, []
-        for asked, places, local in waiting:
-            drawn, standing = asked.answer.result()
-            self._hear(asked, standing)
-            if drawn is not None:
-                draw.parts.append((asked.shard, drawn, places))
-                continue
+        for asked, places, local, given in waiting:
+            answer = self._result(asked)
+            if answer is not None:
+                drawn, standing = answer
+                self._hear(asked, standing)
+                if drawn is not None:
+                    draw.parts.append((asked.shard, drawn, places))
+                    continue
             missed.append((places, local))
-            share += draw.shares[asked.shard]
-            draw.shares[asked.shard] = 0.0
+            share += given
+            draw.shares[asked.shard] -= given
         if missed:  # within the shard that was chosen the numbers are uniform once more
             places, uniforms = (np.concatenate(each) for each in zip(*missed, strict=True))
             self._ask_for(draw, places, uniforms, share)
@@ -315,33 +394,73 @@ class FarReplay:
 
     def _look(self) -> None:
         """Take answers on how the shards stand, and ask anew, not more often than makes sense."""
-        while self._questions and self._questions[0].answer.ready():
-            asked = self._questions.pop(0)
-            self._hear(asked, asked.answer.result())
+        for k, asked in enumerate(self._looks):
+            if asked is not None and asked.answer.ready():
+                self._looks[k] = None
+                self._take(asked)
         now = time.monotonic()
         soon = self._pause if self._waits else FRESH_SECONDS
-        if not self._near and (self._questions or now - self._asked < soon):
-            return
-        self._asked, self._pause = now, min(2 * self._pause, ASK_SECONDS[1])
-        for k in range(len(self._shards)):
+        due = self._near or now - self._asked >= soon
+        if due:
+            self._asked, self._pause = now, min(2 * self._pause, ASK_SECONDS[1])
+        for k, shard in enumerate(self._shards):
+            replaced = shard.life > self._lives[k]
+            if self._looks[k] is not None or not (due or replaced):
+                continue
+            self._lives[k] = shard.life
+            if replaced:
+                self._lose(k, shard.life - 1)
             asked = self._ask(k, "look")
             if self._near:
-                self._hear(asked, asked.answer.result())
+                self._take(asked)
             else:
-                self._questions.append(asked)
+                self._looks[k] = asked
+
+    def _take(self, asked: _Asked) -> None:
+        """Take the answer to a look."""
+        standing = self._result(asked)
+        if standing is not None:
+            self._hear(asked, standing)
 
     def _ask(self, k: int, method: str, *arguments: Any) -> _Asked:
         """Ask a shard; it is asked, and answers, in the order of the numbers."""
         with self._lock:
             self._number += 1
-            return _Asked(k, self._number, self._shards[k].ask(method, *arguments))
+            shard = self._shards[k]
+            return _Asked(k, shard.life, self._number, shard.ask(method, *arguments))
+
+    def _result(self, asked: _Asked) -> Any:
+        """The answer, None if it was lost with its shard."""
+        try:
+            return asked.answer.result()
+        except (PartSilentError, FencedError):
+            raise
+        except PartLostError:
+            self._lose(asked.shard, asked.life)
+            return None
+
+    def _lose(self, k: int, life: int) -> None:
+        """There is nothing to draw from a shard whose life is over; its totals stay."""
+        with self._lock:
+            if life > self._lines[k].lost:
+                self._lines[k].lost = life
+                self._standing[k] = Standing(self._standing[k].totals)
+
+    def _gone(self, k: int) -> bool:
+        """Whether a shard is known to have died, and was not replaced."""
+        shard = self._shards[k]
+        life = shard.life
+        if self.posts.keeps(shard):
+            self._lose(k, life)
+        return self._lines[k].lost >= life
 
     def _hear(self, asked: _Asked, standing: Standing) -> None:
-        """Take in how a shard stood, unless a later answer was heard before."""
+        """Take in how a shard stood, unless a later answer was heard before, or it has died."""
         with self._lock:
-            if asked.number > self._heard[asked.shard]:
-                self._heard[asked.shard] = asked.number
-                self._standing[asked.shard] = standing
+            k = asked.shard
+            if asked.number > self._heard[k] and asked.life > self._lines[k].lost:
+                self._heard[k] = asked.number
+                self._standing[k] = standing
 
     def _mass(self) -> float:
         return sum(standing.mass for standing in self._standing)

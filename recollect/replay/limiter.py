@@ -126,6 +126,18 @@ class Limiter:
         """
         self._learned += _counted(steps)
 
+    def unlearned(self, steps: int) -> int:
+        """Take back up to `steps` that were learned, for the learner that did has gone back.
+
+        Returns:
+            How many: those counted since the surplus was last restarted at most.
+        Raises:
+            ValueError: if `steps` is negative.
+        """
+        taken = min(_counted(steps), self._learned - self._learned_from)
+        self._learned -= taken
+        return taken
+
     def wants_insert(self, can_sample: bool) -> bool:
         """Whether to insert now; `can_sample`: whether replay holds something to draw."""
         return self._ratio is None or not self._ready(can_sample) or self.surplus < self._tolerance

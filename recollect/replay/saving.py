@@ -99,6 +99,8 @@ def restore(spec: BlockSpec, windows: Windows, state: Mapping[str, Any]) -> Cont
     for values in zip(*columns, strict=True):
         episode = contents.episodes[int(values[0])]
         episode.window, episode.joined = int(values[1]), bool(values[2])
+    # In the order they had, so that the state saved again is the same.
+    contents.episodes = {uid: contents.episodes[uid] for uid in map(int, columns[0])}
     _restore_items(contents, state)
     counters = {name: states.count(state["counters"], name) for name in state["counters"]}
     contents.next_uid, contents.next_serial = counters.pop("next_uid"), counters.pop("next_serial")

@@ -93,6 +93,8 @@ class Replay:
         capacity_steps: unique environment steps to hold at most; and, or instead,
         capacity_bytes: bytes to hold at most: buffers, and the two overheads of `contents` for each
             block and item. What is reached first counts; one of the two may be None.
+    Attributes:
+        gaps: whether windows may come whose blocks never will, as after `abandon`.
 
     Raises:
         ConfigError: as `check_capacity`.
@@ -114,6 +116,7 @@ class Replay:
         self._capacity_steps = math.inf if capacity_steps is None else capacity_steps
         self._capacity_bytes = math.inf if capacity_bytes is None else capacity_bytes
         self._contents = Contents(spec, windows)
+        self.gaps = False
 
     def __len__(self) -> int:
         """Items."""
@@ -150,6 +153,11 @@ class Replay:
     def totals(self) -> Totals:
         """What its limiter has counted."""
         return self._limiter.totals
+
+    @property
+    def limiter(self) -> Limiter:
+        """What counts the two sides."""
+        return self._limiter
 
     # --- What comes in and what goes -------------------------------------------------------------
 
@@ -217,6 +225,8 @@ class Replay:
             episode.take_block(block, -1)
         for item in items:
             if item.episode not in episodes:
+                if self.gaps:
+                    continue
                 raise RuntimeError(
                     f"a window of episode {item.episode} came and none of its blocks is here: "
                     "insert blocks before items"
@@ -244,6 +254,16 @@ class Replay:
         slots = self._contents.drop(self._contents.episodes[episode])
         if slots.size:
             self._sampler.remove(slots)
+
+    def abandon(self) -> None:
+        """Go on where what came after this state is lost.
+
+        Episodes that have not ended get no more blocks: what comes of them later is as of episodes
+        not known. What is held stays, and is drawn as before. Uids and serial numbers that were
+        given after this state are not given again. Windows without blocks are late, from now on.
+        """
+        self._contents.abandon()
+        self.gaps = True
 
     # --- What goes out ---------------------------------------------------------------------------
 

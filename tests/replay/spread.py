@@ -27,6 +27,9 @@ class Clock:
 
     now = 1000.0
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
     def monotonic(self) -> float:
         return self.now
 

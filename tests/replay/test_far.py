@@ -384,7 +384,7 @@ def test_what_is_dropped_is_gone_and_nothing_else(
     actor.flush()
     held = [uid for store in spread.stores for uid in store.state_dict()["episodes"]["uid"]]
     assert sorted(held) == sorted(wanted)
-    assert (actor._kept_blocks, actor._kept_bytes) == (0, 0)
+    assert not any(line.blocks or line.items or line.nbytes for line in actor._lines)
 
 
 def test_what_a_shard_refuses_is_raised_where_it_was_sent_from() -> None:

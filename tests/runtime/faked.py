@@ -53,20 +53,25 @@ class World:
     Attributes:
         waited: how often somebody had to wait for an answer.
         asked: how often each method was asked.
+        parts: by name.
+        lives: how often each was replaced.
     """
 
     def __init__(self, choose: Callable[[int], int] = lambda n: 0) -> None:
         self.choose = choose
         self.waited = 0
         self.asked: Counter[str] = Counter()
+        self.parts: dict[str, Any] = {}
+        self.lives: Counter[str] = Counter()
         self._lost: set[str] = set()
         self._silent: set[str] = set()
-        self._asked: dict[tuple[str, str], deque[Call]] = {}
+        self._asked: dict[tuple[tuple[str, int], str], deque[Call]] = {}
         self._answered: list[Call] = []
 
-    def handle(self, name: str, part: Any, asker: str = "") -> Asks:
+    def handle(self, name: str, part: Any, asker: str = "", epoch: int = 0) -> Asks:
         """A part, as one asker has it."""
-        return Asks(self, name, part, asker)
+        self.parts.setdefault(name, part)
+        return Asks(self, name, (asker, epoch))
 
     def lose(self, name: str) -> None:
         """The part dies: what was not answered never will be."""
@@ -75,6 +80,17 @@ class World:
             if asked == name:
                 self._answered += calls
                 calls.clear()
+
+    def revive(self, name: str, part: Any) -> None:
+        """Another part takes the place of this one; what was asked before is lost to the asker.
+
+        What has not arrived never will; what has was done, though nobody hears of it.
+        """
+        self.lose(name)
+        self._lost.discard(name)
+        self._silent.discard(name)
+        self.parts[name] = part
+        self.lives[name] += 1
 
     def silence(self, name: str) -> None:
         """The part does not answer any more."""
@@ -104,7 +120,7 @@ class World:
         while self.move():
             pass
 
-    def ask(self, call: Call, asker: str, name: str) -> None:
+    def ask(self, call: Call, asker: tuple[str, int], name: str) -> None:
         if name in self._lost:
             self._answered.append(call)
         else:
@@ -116,7 +132,7 @@ class Call:
     """One question, and its answer when it is `here`."""
 
     world: World
-    part: Any
+    name: str
     method: str
     arguments: tuple[Any, ...]
     here: bool = False
@@ -124,21 +140,32 @@ class Call:
     error: Exception = field(default_factory=lambda: PartLostError("it died"))
     arrived: bool = False
 
+    def __post_init__(self) -> None:
+        self.life = self.world.lives[self.name]
+
     def arrive(self) -> None:
         self.arrived = True
         try:
-            self.value = sent(unshared(getattr(self.part, self.method)(*sent(self.arguments))))
+            part = self.world.parts[self.name]
+            self.value = sent(unshared(getattr(part, self.method)(*sent(self.arguments))))
         except Exception as error:
             self.arrived, self.error = False, error
 
+    @property
+    def past(self) -> bool:
+        """Whether it was asked of an earlier life."""
+        return self.life < self.world.lives[self.name]
+
     def ready(self) -> bool:
-        return self.here
+        return self.here or self.past
 
     def result(self, seconds: float = DEADLINE) -> Any:
         self.world.waited += not self.here
-        while not self.here:
+        while not self.here and not self.past:
             if not self.world.move():
                 raise PartSilentError(f"no answer to {self.method}")
+        if self.past:
+            raise PartLostError("it was replaced", self.name)
         if not self.arrived:
             raise self.error
         return self.value
@@ -149,13 +176,17 @@ class Asks:
 
     near = False
 
-    def __init__(self, world: World, name: str, part: Any, asker: str) -> None:
-        self.name, self._world, self._part, self._asker = name, world, part, asker
+    def __init__(self, world: World, name: str, asker: tuple[str, int]) -> None:
+        self.name, self.asker, self._world = name, asker, world
+
+    @property
+    def life(self) -> int:
+        return self._world.lives[self.name]
 
     def ask(self, method: str, *arguments: Any) -> Pending:
         self._world.asked[method] += 1
-        call = Call(self._world, self._part, method, sent(arguments))
-        self._world.ask(call, self._asker, self.name)
+        call = Call(self._world, self.name, method, sent(arguments))
+        self._world.ask(call, self.asker, self.name)
         return call
 
 
