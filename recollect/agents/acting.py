@@ -440,7 +440,7 @@ class Actor:
         self._epochs[:] = epoch
 
     def go_on_from(self, counts: Mapping[str, int]) -> None:
-        """Count on from what earlier lives have added, as `counts` has it; before the first step."""
+        """Count on from what earlier lives have added, as `counts` says; before the first step."""
         self._env_steps, self._finished = counts["env_steps"], counts["episodes"]
         self._dropped, self._cut_short = counts["dropped_episodes"], counts["cut_short_episodes"]
         self._env.go_on_from(counts["env_failures"])

@@ -95,6 +95,10 @@ class Shard:
         """Environment steps that were taken of this life of a part; 0 if none is known."""
         return self._lives.get((name, epoch), _Life()).steps
 
+    def senders(self) -> dict[str, tuple[int, int]]:
+        """Of each sender's newest life, by name: its epoch, and the steps taken of it."""
+        return {name: (e, self.steps_from(name, e)) for name, e in self._epochs.items()}
+
     def _wanted(self, stamp: Stamp) -> bool:
         """Whether a message is the next one; not if it was taken."""
         name, epoch, number, oldest = Stamp(*stamp)

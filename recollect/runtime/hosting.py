@@ -216,7 +216,7 @@ class Host:
         return {"pid": os.getpid(), "host": self.address}
 
     def pulse(self) -> tuple[float, str] | None:
-        """That it lives: how long a call of an environment takes already, and what it is, if any."""
+        """That it lives; how long a call of an environment takes already, and what it is."""
         call = calls.current()
         return None if call is None else (time.monotonic() - call[0], call[1])
 

@@ -419,18 +419,23 @@ class Lives:
             if known.copy is not None:
                 yield self._transport.ask(name, "load", known.copy)
             yield self._transport.ask(name, "begin_epoch", epoch)
-            counts = yield self._transport.ask(name, "own", "counts")
+            counts = {}
+            if part.role.worker:
+                counts = yield self._transport.ask(name, "own", "counts")
             if shards:
+                yield self._transport.ask(name, "own", "publish")
                 death.undone_steps = yield from self._owe_again(shards, counts)
         elif role == "journal":
             death.replayed = yield from self._from_journal(name)
         for holder in self._holders(name):
+            if holder.epoch:
+                yield self._transport.ask(name, "fence", holder.part.name, holder.epoch)
+        for holder in self._holders(name):
             self._transport.rewire(holder.part.name, name)
         self._back(known, counts)
         if role == "told":
-            for other in self._known.values():
-                if other.part.kind == "learner":
-                    yield from self._surely(other.part.name, "own", "publish")
+            for learner in [k.part.name for k in self._known.values() if k.part.kind == "learner"]:
+                yield from self._surely(learner, "own", "publish")
 
     def _back(self, known: _Known, counts: dict[str, int]) -> None:
         """It lives, and others may ask it."""
@@ -459,19 +464,20 @@ class Lives:
     def _from_journal(self, name: str) -> Generator[Any, Any, int]:
         """Put a shard's state back; calls that were in its journal, -1 if that cannot be used."""
         state = yield _Read(self._readers.submit(self._saved))
-        if state is not None:
-            tree = state["parts"][name]
-            for piece in pieces.sent_ahead(tree):
-                yield self._transport.ask(name, "give", *piece)
-            yield self._transport.ask(name, "load", pieces.without_buffers(tree))
+        tree = None if state is None else state["parts"][name]
+        yield from self._put(name, tree)
         complete, calls = False, -1
         if self.journals.folder:
             page, folder = self.journals.page_of(state, name), self.journals.of(name)
-            complete, calls = yield self._transport.ask(name, "recover", folder, page)
+            try:
+                complete, calls = yield self._transport.ask(name, "recover", folder, page)
+            except RuntimeError as error:
+                if isinstance(error, PartLostError):
+                    raise
+                yield from self._put(name, tree)  # the journal is of another state, and is removed
+                complete, calls = yield self._transport.ask(name, "recover", folder, page)
         else:
             yield self._transport.ask(name, "serve", "abandon")
-        for holder in self._holders(name):
-            yield self._transport.ask(name, "fence", holder.part.name, holder.epoch)
         if complete:
             return int(calls)
         yield self._transport.ask(name, "serve", "restart_surplus")
@@ -482,6 +488,13 @@ class Lives:
         for key in [key for key in self._arrived if key[0] == name]:
             self._forgotten[key] = self._forgotten.get(key, 0) + self._arrived.pop(key)
         return -1
+
+    def _put(self, name: str, tree: Any) -> Generator[Any, Any, None]:
+        """Put a state where a part is; None: it begins with nothing."""
+        if tree is not None:
+            for piece in pieces.sent_ahead(tree):
+                yield self._transport.ask(name, "give", *piece)
+            yield self._transport.ask(name, "load", pieces.without_buffers(tree))
 
     def _holders(self, name: str) -> list[_Known]:
         """Who holds a part."""

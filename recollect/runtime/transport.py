@@ -48,7 +48,7 @@ class _Answer:
 
     @property
     def _late(self) -> bool:
-        """Whether the life that was asked has ended: it may hang, or be cut off, and never answer."""
+        """Whether the life that was asked has ended: if it is cut off it never answers."""
         return self._handle is not None and self._handle.life != self._life
 
     def ready(self) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending, unshared
 from recollect.program import Part
 from recollect.replay.memory import aligned_copy
-from recollect.runtime.hosting import Host, Setting
+from recollect.runtime.hosting import QUICK, Host, Setting
 
 
 def sent(value: Any) -> Any:
@@ -209,28 +209,35 @@ class _Answer:
 
 
 class Threads:
-    """A transport: each part has a `Host` in this process and a thread, a worker two.
+    """A transport: each life of a part has a `Host` in this process and a thread, a worker two.
 
     Attributes:
         hosts: by name, once they are made.
         asked: how often each method of a host was asked, as (part, method).
+        killed: those that the driver wanted ended, in order.
     """
 
     def __init__(self) -> None:
         self.hosts: dict[str, Host] = {}
         self.asked: Counter[tuple[str, str]] = Counter()
         self.closed = False
+        self.killed: list[str] = []
         self._pools: dict[tuple[str, bool], ThreadPoolExecutor] = {}
         self._made: dict[str, _Answer] = {}
         self._open: dict[str, set[_Answer]] = {}
+        self._handles: dict[str, list[_Handle]] = {}  # by holder
         self._lost: set[str] = set()
         self._lock = threading.Lock()
 
-    def start(self, part: Part, held: Mapping[str, Sequence[Part]]) -> None:
-        handles = {a: [_Handle(self, other.name) for other in parts] for a, parts in held.items()}
+    def start(self, part: Part, held: Mapping[str, Sequence[Part]], epoch: int) -> None:
+        asker = (part.name, epoch)
+        handles = {a: [_Handle(self, p.name, asker) for p in parts] for a, parts in held.items()}
         clients = {a: parts[0].far.client for a, parts in held.items() if parts[0].far}
         setting = Setting(os.getcwd(), (), 1, 0)
+        with self._lock:
+            self._lost.discard(part.name)
         self._open[part.name] = set()
+        self._handles[part.name] = [handle for each in handles.values() for handle in each]
         for turns in (False, True)[: 1 + part.role.worker]:
             self._pools[part.name, turns] = ThreadPoolExecutor(1)
 
@@ -246,7 +253,8 @@ class Threads:
             if name in self._lost:
                 answer.future.set_exception(PartLostError("it died"))
                 return answer
-            self._open[name].add(answer)
+            opened = self._open[name]
+            opened.add(answer)
 
         def work() -> None:
             found, error = None, None
@@ -255,7 +263,7 @@ class Threads:
             except Exception as raised:
                 error = raised
             with self._lock:
-                self._open[name].discard(answer)
+                opened.discard(answer)
                 if answer.future.done():
                     return
                 if error is not None:
@@ -274,9 +282,17 @@ class Threads:
     def ask(self, name: str, method: str, *arguments: Any) -> Pending:
         self.asked[name, method] += 1
         given = sent(arguments)
+        if method in QUICK and self._made[name].ready() and name not in self._lost:
+            answer = _Answer()
+            answer.future.set_result(getattr(self.host(name), method)(*given))
+            return answer
         return self.submit(
             name, lambda: getattr(self.host(name), method)(*given), method == "slice"
         )
+
+    def rewire(self, holder: str, name: str) -> None:
+        for handle in self._handles[holder]:
+            handle.life += handle.name == name
 
     def wait(self, answers: Sequence[Pending], seconds: float) -> None:
         futures = [answer.future for answer in answers if isinstance(answer, _Answer)]
@@ -290,6 +306,13 @@ class Threads:
                 answer.future.set_exception(PartLostError("it died"))
             self._open[name].clear()
 
+    def kill(self, name: str, pid: int) -> None:
+        self.killed.append(name)
+        self.lose(name)
+
+    def lost(self) -> str:
+        return ""
+
     def close(self) -> None:
         self.closed = True
         for pool in self._pools.values():
@@ -301,13 +324,14 @@ class _Handle:
 
     near = False
 
-    def __init__(self, transport: Threads, name: str) -> None:
-        self.name, self._transport = name, transport
+    def __init__(self, transport: Threads, name: str, asker: tuple[str, int]) -> None:
+        self.name, self.asker, self._transport = name, asker, transport
+        self.life = 0
 
     def ask(self, method: str, *arguments: Any) -> Pending:
         given, transport = sent(arguments), self._transport
         return transport.submit(
-            self.name, lambda: unshared(transport.host(self.name).ask(method, *given))
+            self.name, lambda: unshared(transport.host(self.name).ask(self.asker, method, *given))
         )
 
 
