@@ -27,20 +27,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from recollect.messages import (
-    DEADLINE,
-    FencedError,
-    Handle,
-    PartLostError,
-    PartSilentError,
-    Pending,
-    Posts,
-)
+from recollect.messages import DEADLINE, Handle, Pending, Posts
 from recollect.replay import batch, wire
+from recollect.replay.asking import Asked, Shards
 from recollect.replay.batch import Batch
 from recollect.replay.blocks import Block, BlockSpec
 from recollect.replay.episodes import Item
@@ -56,22 +49,7 @@ SEND_SECONDS = 0.1
 SEND_BYTES = 4 << 20
 SEND_BLOCKS = 64
 """So much is sent at once."""
-ASK_SECONDS = (0.002, 0.1)
-"""Between two questions how the shards stand, of who waits: from the least, doubled up to the most.
-"""
-FRESH_SECONDS = 1.0
-"""Between two such questions of who need not wait."""
-
 _BELOW_ONE = np.nextafter(1.0, 0.0)
-
-
-class _Asked(NamedTuple):
-    """A question to life `life` of shard `shard`, its number `number`, and the answer to come."""
-
-    shard: int
-    life: int
-    number: int
-    answer: Pending
 
 
 @dataclass(eq=False)
@@ -79,7 +57,7 @@ class _Line:
     """What goes to one shard.
 
     `blocks` of `nbytes` and `items` wait for more since `since`. `number` messages were sent, those
-    of `open` were not answered. `lost` is the last life of the shard that is known to be over.
+    of `open` were not answered.
     """
 
     blocks: list[Block] = field(default_factory=list)
@@ -88,7 +66,6 @@ class _Line:
     since: float = 0.0
     number: int = 0
     open: list[int] = field(default_factory=list)
-    lost: int = -1
 
     def keep(self, blocks: Sequence[Block], items: Sequence[Item]) -> None:
         """Let these wait."""
@@ -118,7 +95,7 @@ class FarDraw:
     uniforms: Array
     shares: Array
     steps: int
-    waiting: list[tuple[_Asked, Array, Array, float]] = field(default_factory=list)
+    waiting: list[tuple[Asked, Array, Array, float]] = field(default_factory=list)
     parts: list[tuple[int, Drawn, Array]] = field(default_factory=list)
 
 
@@ -142,19 +119,12 @@ class FarReplay:
         posts: Posts | None = None,
         send_blocks: int | None = None,
     ) -> None:
-        self._shards, self._spec, self._windows = list(shards), spec, windows
+        self._shards, self._spec, self._windows = Shards(shards), spec, windows
         self._send_blocks = send_blocks or SEND_BLOCKS
         self._limiter = limiter
         self.posts = Posts() if posts is None else posts  # an empty one is false
-        self._near = all(shard.near for shard in shards)
-        self.far = not self._near
-        self._standing = [Standing() for _ in shards]
-        self._heard = [0] * len(self._shards)  # number of the question that told it; 0: none yet
-        self._number = 0
+        self.far = not self._shards.near
         self._lines = [_Line() for _ in shards]
-        self._looks: list[_Asked | None] = [None] * len(self._shards)
-        self._lives = [shard.life for shard in self._shards]  # as of the last look
-        self._asked, self._pause, self._waits = -1e9, ASK_SECONDS[0], True
         self._under_way = 0  # steps of draws that were not gathered yet
         self._lock = threading.Lock()  # `gather` may run in a thread of its own
         self.raw_bytes = 0
@@ -190,7 +160,7 @@ class FarReplay:
                 [item for item in items if self._shard_of(item.episode) == k],
             )
         self.raw_bytes += sum(block.raw_nbytes for block in blocks)
-        if self._near or self._fill(self._living()) >= 1:
+        if self._shards.near or self._fill(self._living()) >= 1:
             self.send()
         if self._fill(self._lines) >= 2:
             self.send(wait=True)
@@ -223,18 +193,18 @@ class FarReplay:
 
     def _post(self, k: int, nbytes: int, method: str, *arguments: Any) -> None:
         """Send a message that must neither be lost nor taken twice."""
-        line, handle = self._lines[k], self._shards[k]
+        line, handle = self._lines[k], self._shards.handles[k]
         if not handle.asker[0]:  # nothing is lost between parts of one process
-            asked = self._ask(k, method, Stamp(), *arguments)
+            asked = self._shards.ask(k, method, Stamp(), *arguments)
             self.posts.add(asked.answer, nbytes, partial(self._answered, asked))
             return
         line.number += 1
         number = line.number
-        sent: list[_Asked] = []
+        sent: list[Asked] = []
 
         def send() -> Pending:
             stamp = Stamp(*handle.asker, number, line.open[0])
-            sent[:] = [self._ask(k, method, stamp, *arguments)]
+            sent[:] = [self._shards.ask(k, method, stamp, *arguments)]
             return sent[0].answer
 
         def heard(standing: Standing | None) -> None:
@@ -244,13 +214,21 @@ class FarReplay:
         line.open.append(number)
         self.posts.keep(handle, send, nbytes, heard)
 
-    def _answered(self, asked: _Asked, standing: Standing | None) -> None:
+    def _answered(self, asked: Asked, standing: Standing | None) -> None:
         if standing is not None:  # a shard tells how it stands when it has taken something
-            self._hear(asked, standing)
+            self._shards.hear(asked, standing)
 
     def _living(self) -> list[_Line]:
         """What goes to shards that are there."""
         return [line for k, line in enumerate(self._lines) if not self._gone(k)]
+
+    def _gone(self, k: int) -> bool:
+        """Whether a shard is known to have died, and was not replaced."""
+        handle = self._shards.handles[k]
+        life = handle.life
+        if self.posts.keeps(handle):
+            self._shards.lose(k, life)
+        return self._shards.gone(k)
 
     def _fill(self, lines: Sequence[_Line]) -> float:
         """What waits in these, in messages that are full."""
@@ -264,7 +242,7 @@ class FarReplay:
             mine = slots % number == k
             if mine.any():
                 given = slots[mine] // number, uids[mine] // number, priorities[mine]
-                asked = self._ask(k, "update_priorities", *given)
+                asked = self._shards.ask(k, "update_priorities", *given)
                 self.posts.add(asked.answer, 24 * int(mine.sum()))
 
     # --- What comes from there -------------------------------------------------------------------
@@ -280,8 +258,8 @@ class FarReplay:
             ValueError: no uniforms, or one outside [0, 1).
             NothingToDrawError: nothing is known that could be drawn.
         """
-        if self._near:
-            self._look()
+        if self._shards.near:
+            self._shards.look(time.monotonic())
         uniforms = batch_of_uniforms(uniforms)
         refuse_outside(uniforms)
         steps = len(uniforms) * (1 if self._windows.trajectory else self._windows.trace)
@@ -322,7 +300,7 @@ class FarReplay:
             windows = drawn.windows.copy()
             windows[:2] = windows[:2] * number + k
             parts.append((drawn._replace(windows=windows), places))
-        size = sum(standing.items for standing in self._standing)
+        size = sum(standing.items for standing in self._shards.standing)
         whole = wire.unpack_draws(self._spec, parts, probabilities, size)
         return batch.gather(
             self._spec, self._windows, whole, out, batch_major=batch_major, threads=threads
@@ -337,7 +315,7 @@ class FarReplay:
 
         `share` is the probability with which a number comes to be used here.
         """
-        masses = np.array([standing.mass for standing in self._standing])
+        masses = np.array([standing.mass for standing in self._shards.standing])
         ends = np.cumsum(masses)
         if not ends[-1] > 0:
             raise NothingToDrawError("there is nothing to draw: ask wants_sample() before")
@@ -350,7 +328,7 @@ class FarReplay:
             mine = chosen == k
             local = (points[mine] - (ends[k] - masses[k])) / masses[k]
             local = np.clip(local, 0.0, _BELOW_ONE)
-            asked = self._ask(k, "draw", local)
+            asked = self._shards.ask(k, "draw", local)
             draw.waiting.append((asked, places[mine], local, share * masses[k] / ends[-1]))
 
     def _receive(self, draw: FarDraw) -> None:
@@ -358,10 +336,10 @@ class FarReplay:
         missed, share = [], 0.0
         waiting, draw.waiting = draw.waiting, []
         for asked, places, local, given in waiting:
-            answer = self._result(asked)
+            answer = self._shards.result(asked)
             if answer is not None:
                 drawn, standing = answer
-                self._hear(asked, standing)
+                self._shards.hear(asked, standing)
                 if drawn is not None:
                     draw.parts.append((asked.shard, drawn, places))
                     continue
@@ -376,12 +354,10 @@ class FarReplay:
 
     def _may(self, limiter: Callable[[bool], bool]) -> bool:
         """What the limiter of all shards says, once it is known how each of them stands."""
-        self._look()
+        self._shards.look(time.monotonic())
         self._limiter.elsewhere = self._counted()
-        allowed = all(self._heard) and limiter(self._mass() > 0)
-        if allowed:
-            self._pause = ASK_SECONDS[0]
-        self._waits = not allowed
+        allowed = self._shards.told and limiter(self._mass() > 0)
+        self._shards.wait(not allowed)
         return allowed
 
     def _counted(self) -> Totals:
@@ -389,81 +365,11 @@ class FarReplay:
 
         It is `elsewhere` for our limiter, which has counted nothing itself.
         """
-        known = Totals.of([standing.totals for standing in self._standing])
+        known = Totals.of([standing.totals for standing in self._shards.standing])
         return known._replace(learned=known.learned + self._under_way)
 
-    def _look(self) -> None:
-        """Take answers on how the shards stand, and ask anew, not more often than makes sense."""
-        for k, asked in enumerate(self._looks):
-            if asked is not None and asked.answer.ready():
-                self._looks[k] = None
-                self._take(asked)
-        now = time.monotonic()
-        soon = self._pause if self._waits else FRESH_SECONDS
-        due = self._near or now - self._asked >= soon
-        if due:
-            self._asked, self._pause = now, min(2 * self._pause, ASK_SECONDS[1])
-        for k, shard in enumerate(self._shards):
-            replaced = shard.life > self._lives[k]
-            if self._looks[k] is not None or not (due or replaced):
-                continue
-            self._lives[k] = shard.life
-            if replaced:
-                self._lose(k, shard.life - 1)
-            asked = self._ask(k, "look")
-            if self._near:
-                self._take(asked)
-            else:
-                self._looks[k] = asked
-
-    def _take(self, asked: _Asked) -> None:
-        """Take the answer to a look."""
-        standing = self._result(asked)
-        if standing is not None:
-            self._hear(asked, standing)
-
-    def _ask(self, k: int, method: str, *arguments: Any) -> _Asked:
-        """Ask a shard; it is asked, and answers, in the order of the numbers."""
-        with self._lock:
-            self._number += 1
-            shard = self._shards[k]
-            return _Asked(k, shard.life, self._number, shard.ask(method, *arguments))
-
-    def _result(self, asked: _Asked) -> Any:
-        """The answer, None if it was lost with its shard."""
-        try:
-            return asked.answer.result()
-        except (PartSilentError, FencedError):
-            raise
-        except PartLostError:
-            self._lose(asked.shard, asked.life)
-            return None
-
-    def _lose(self, k: int, life: int) -> None:
-        """There is nothing to draw from a shard whose life is over; its totals stay."""
-        with self._lock:
-            if life > self._lines[k].lost:
-                self._lines[k].lost = life
-                self._standing[k] = Standing(self._standing[k].totals)
-
-    def _gone(self, k: int) -> bool:
-        """Whether a shard is known to have died, and was not replaced."""
-        shard = self._shards[k]
-        life = shard.life
-        if self.posts.keeps(shard):
-            self._lose(k, life)
-        return self._lines[k].lost >= life
-
-    def _hear(self, asked: _Asked, standing: Standing) -> None:
-        """Take in how a shard stood, unless a later answer was heard before, or it has died."""
-        with self._lock:
-            k = asked.shard
-            if asked.number > self._heard[k] and asked.life > self._lines[k].lost:
-                self._heard[k] = asked.number
-                self._standing[k] = standing
-
     def _mass(self) -> float:
-        return sum(standing.mass for standing in self._standing)
+        return sum(standing.mass for standing in self._shards.standing)
 
     def _shard_of(self, episode: int) -> int:
         """The one shard of an episode: its slot and number both count, so that all get a share."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recollect.messages import PartLostError, Posts
-from recollect.replay import far
+from recollect.replay import asking, far
 from recollect.replay.far import FarReplay
 from recollect.replay.limiter import Limiter
 from recollect.replay.prioritized import Prioritized
@@ -53,7 +53,7 @@ class Sides:
         actor, spread = self.actors[i], self.spread
         if not actor.wants_insert():
             return False
-        heard = sum(standing.totals.inserted for standing in actor._standing)
+        heard = sum(standing.totals.inserted for standing in actor._shards.standing)
         # What it had not heard of was on its way, from it or from others.
         unheard = self.inserted - heard
         assert self.surplus <= spread.tolerance + (spread.ratio or 0) * unheard
@@ -87,7 +87,7 @@ class Sides:
                 side.flush()
                 side.wants_insert()
             self.spread.world.run()
-            clock.now += far.FRESH_SECONDS
+            clock.now += asking.FRESH_SECONDS
 
 
 @given(
@@ -188,7 +188,7 @@ def test_actors_that_fill_different_shards_stop_though_nobody_draws(clock: Clock
                 uid = 4 * sides.inserted + sides.actors.index(actor)
                 spread.pair(actor, uid)
                 sides.inserted += 2
-        clock.now += far.FRESH_SECONDS / 4
+        clock.now += asking.FRESH_SECONDS / 4
         spread.world.run()
     assert 40 <= sides.surplus <= 40 + 4 * 2 * (4 + 2)
     assert min(store.steps for store in spread.stores) > 0
@@ -208,7 +208,7 @@ def test_a_shard_that_was_empty_at_first_is_drawn_from_once_it_is_not(clock: Clo
     actor.flush()
     assert set(learner.sample(uniforms(20)).uids % 2) == {0}
     for _ in range(3):
-        clock.now += far.FRESH_SECONDS
+        clock.now += asking.FRESH_SECONDS
         assert learner.wants_sample()
         spread.world.run()
     assert set(learner.sample(uniforms(20)).uids % 2) == {0, 1}
@@ -250,10 +250,10 @@ def test_answers_that_come_late_put_nothing_back(clock: Clock) -> None:
         spread.pair(actor, i)
     actor.flush()
     for _ in range(2):
-        clock.now += far.FRESH_SECONDS
+        clock.now += asking.FRESH_SECONDS
         learner.wants_sample()
         spread.world.run()
-    clock.now += far.FRESH_SECONDS
+    clock.now += asking.FRESH_SECONDS
     assert learner.wants_sample(), "and a look is asked, that is late"
     spread.world.move()
     spread.world.choose = lambda n: n - 1
