@@ -194,7 +194,7 @@ class Journal:
 def _encoded(header: dict[str, Any], arrays: Sequence[Array]) -> list[memoryview | bytes]:
     """A record, in the buffers it is written from."""
     arrays = [np.ascontiguousarray(array) for array in arrays]
-    kinds = [[array.dtype.name, list(array.shape)] for array in arrays]
+    kinds = [[_DTYPES[_DTYPES.index(a.dtype.name)], list(a.shape)] for a in arrays]
     text = json.dumps({**header, "arrays": kinds}, separators=(",", ":")).encode()
     payload: list[memoryview | bytes] = [_LENGTH.pack(len(text)) + text]
     payload += [array.reshape(-1).view(np.uint8).data for array in arrays if array.size]

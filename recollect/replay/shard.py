@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from recollect.messages import EarlyError, FencedError
 from recollect.replay import wire
 from recollect.replay.journal import JOURNAL_BYTES, Journal, Record
@@ -143,7 +145,8 @@ class Shard:
     def update_priorities(self, slots: Array, uids: Array, priorities: Array) -> None:
         """As `Replay.update_priorities`."""
         self._replay.update_priorities(slots, uids, priorities)
-        self._write("update_priorities", [], slots, uids, priorities)
+        arrays = [np.asarray(x, t) for x, t in ((slots, np.int64), (uids, np.int64))]
+        self._write("update_priorities", [], *arrays, np.asarray(priorities, np.float64))
 
     # --- Where parts died ------------------------------------------------------------------------
 

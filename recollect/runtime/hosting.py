@@ -306,6 +306,15 @@ class Host:
         with self._asking():
             return pieces.taken_out(self.part.state_dict(), "", self._pieces)
 
+    def journaled_state(self, needed: int) -> tuple[Any, int, dict[str, tuple[int, int]]]:
+        """`state`, and with it a new page of the journal, of which those below `needed` can go.
+
+        Returns:
+            The state, the page's number, and what has come of whom until then.
+        """
+        state = self.state()
+        return state, self._server.turn_page(needed), self._server.senders()
+
     def pieces(self, place: str, numbers: Array) -> list[Array]:
         """The buffers of these rising numbers [n] that stand at a place of the last `state`."""
         kept = self._pieces[place]

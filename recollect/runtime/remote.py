@@ -506,18 +506,23 @@ class Remote:
     def _state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None) -> dict[str, Any]:
         journals = self._lives.journals
         with self._held(self._workers):
-            found = self._ask_all(self._parts, "state")
+            written = [
+                name
+                for name, part in self._parts.items()
+                if part.role.comes_back == "journal" and journals.folder and self._ready
+            ]
+            found = self._ask_all([n for n in self._parts if n not in written], "state")
+            for name in written:
+                needed = journals.needed(name)
+                found[name], page, senders = self._wait_for(name, "journaled_state", needed)
+                journals.turned(name, page)
+                self._lives.arrived(name, senders)
             self._count()
-            for name, part in self._parts.items():
-                if part.role.comes_back == "journal" and journals.folder and self._ready:
-                    self._lives.arrived(name, self._wait_for(name, "serve", "senders"))
-                    page = self._wait_for(name, "serve", "turn_page", journals.needed(name))
-                    journals.turned(name, page)
         known = on_disk() if on_disk else {}
         parts = {}
-        for name, state in found.items():
+        for name in self._parts:
             ask = partial(self._wait_for, name)
-            parts[name] = pieces.fetched(ask, state, below("/parts", name), known)
+            parts[name] = pieces.fetched(ask, found[name], below("/parts", name), known)
             ask("forget")
             self._lives.copied(name, parts[name])
         return {
