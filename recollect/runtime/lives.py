@@ -82,8 +82,9 @@ class Death:
     """A part that died and came back: what was lost with it, and for how long it was away.
 
     `epoch` is that of the life that ended, `pid` its process. `lost_steps` were taken, as far as
-    had been heard, and did not arrive in replay; `undone_steps` were learned from and are owed
-    again; of `replayed` calls a shard's journal had record, -1 if it could not be used.
+    had been heard, and did not arrive in replay; `undone_updates` went with a learner, and the
+    `undone_steps` it learned from in them, or was about to, are owed again; of `replayed` calls a
+    shard's journal had record, -1 if it could not be used.
     """
 
     part: str
@@ -93,6 +94,7 @@ class Death:
     why: str
     down_seconds: float = 0.0
     lost_steps: int = 0
+    undone_updates: int = 0
     undone_steps: int = 0
     replayed: int = 0
 
@@ -419,9 +421,10 @@ class Lives:
             if known.copy is not None:
                 yield self._transport.ask(name, "load", known.copy)
             yield self._transport.ask(name, "begin_epoch", epoch)
-            counts = {}
+            before, counts = counts, {}
             if part.role.worker:
                 counts = yield self._transport.ask(name, "own", "counts")
+            death.undone_updates = max(0, before.get("updates", 0) - counts.get("updates", 0))
             if shards:
                 yield self._transport.ask(name, "own", "publish")
                 death.undone_steps = yield from self._owe_again(shards, counts)

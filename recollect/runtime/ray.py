@@ -33,6 +33,8 @@ LOWEST, BELOW = (2, 59), (2, 61)
 """Ray's versions whose doors and signals were looked at: `Cluster.local` knows their insides."""
 SMALLEST_STORE = 75 * 2**20
 LAST_WORDS = 4_000  # bytes
+NEEDED = ("gcs_server", "raylet")
+"""Ray's own processes without which a cluster of one machine is none."""
 OWN_CLUSTER = {
     # No worker before a part wants one: parts come with variables that it would not have.
     "RAY_prestart_worker_first_driver": "0",
@@ -185,9 +187,13 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
 
     def lost(self) -> str:
-        """Which process of Ray's own has died, in a cluster of our own; empty if none."""
-        if self.folder is None:
+        """Which of Ray's own processes has died, in a cluster of our own; empty if none has."""
+        node = load()._private.worker._global_node
+        if self.folder is None or node is None:
             return ""
+        for name, _ in node.dead_processes():
+            if name in NEEDED:
+                return f"Ray's own process {name} has died, without which no part can be reached"
         return ""
 
     def last_words(self, pid: int) -> str:

@@ -275,10 +275,11 @@ class RayTransport:
     def close(self) -> None:
         """End all parts, give their places back, and the cluster if it is our own."""
         ray = opening.load()
-        with contextlib.suppress(Exception):  # a cluster that is gone has nothing to end
-            for actor in self._actors.values():
-                ray.kill(actor)
-            ray.util.remove_placement_group(self._group)
+        if not self.lost():  # else it would be waited for
+            with contextlib.suppress(Exception):  # what is gone has nothing to end
+                for actor in self._actors.values():
+                    ray.kill(actor)
+                ray.util.remove_placement_group(self._group)
         self._actors = {}
         self.cluster.close()
 
