@@ -25,13 +25,26 @@ from recollect.runtime import sockets
 from tests import commanded
 from tests.runtime import counted
 from tests.runtime.faults import DEADLY, INSIDE, Plan
-from tests.test_killed import SHARED_MEMORY, processes_in
+from tests.test_killed import SHARED_MEMORY
 
 LOOK_SECONDS = 0.1
 SOCKET_SECONDS = 5.0
 LEAVE_SECONDS = 10.0
 """Until nothing of a run that has ended may be left (R5)."""
 PAGE = os.sysconf("SC_PAGE_SIZE")
+OURS = "RECOLLECT_TEST_RUN"
+"""Inherited by all that the training starts: so they are found, whatever their names."""
+
+
+def ours(folder: Path) -> dict[int, str]:
+    """The living that a training in a folder has started, and what they are called, by pid."""
+    mark, found = f"{OURS}={folder}".encode(), {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                called = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(process.name)] = called.decode(errors="replace")[:200]
+    return found
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -92,11 +105,12 @@ class Killed:
 
 @dataclass
 class Killer:
-    """Kills the newest life of any part, at times as of a Poisson process."""
+    """Kills the newest life of any part, at times as of a Poisson process, unless it is `calm`."""
 
     mean: float
     seed: int
     killed: list[Killed] = field(default_factory=list)
+    calm: bool = False
     _at: float | None = None
 
     def __post_init__(self) -> None:
@@ -111,7 +125,7 @@ class Killer:
         """
         if self._at is None:
             self._at = now + self._rng.exponential(self.mean)
-        if now < self._at or not lives:
+        if now < self._at or not lives or self.calm:
             return
         self._at = now + self._rng.exponential(self.mean)
         part = str(self._rng.choice(sorted(lives)))
@@ -130,6 +144,7 @@ class Harness:
     Attributes:
         stalls, memory: as measured.
         opened: what was seen to listen where others could come in.
+        paused: (part, pid) of what `pause` stopped.
     """
 
     def __init__(
@@ -147,6 +162,7 @@ class Harness:
         self.killer = Killer(mean, seed) if mean else None
         self.opened: list[str] = []
         self.steps = folder / "steps"
+        self.paused: list[tuple[str, int]] = []
         self._continued: set[int] = set()
         self._sampled = self._looked_in = -1e9
         self.process: Any = None
@@ -156,7 +172,7 @@ class Harness:
         self.steps.mkdir()
         self._shared = set(SHARED_MEMORY.iterdir())
         environment = commanded.environment() | {
-            "RECOLLECT_TEST_RUN": str(self.folder),
+            OURS: str(self.folder),
             counted.FOLDER: str(self.steps),
         }
         how = ["-m", "tests.runtime.faults", str(self.folder), "--", *self.words]
@@ -169,12 +185,12 @@ class Harness:
             self.process.kill()
             self.process.wait()
         end = time.monotonic() + LEAVE_SECONDS
-        while (left := processes_in(self.folder)) and time.monotonic() < end:
+        while (left := ours(self.folder)) and time.monotonic() < end:
             time.sleep(0.1)
-        self.left = left
-        for line in left:  # all of these we started
+        self.left = list(left.values())
+        for pid in left:
             with suppress(ProcessLookupError):
-                os.kill(int(line.partition(":")[0]), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     # --- While it runs ---------------------------------------------------------------------------
 
@@ -193,6 +209,17 @@ class Harness:
                 return True
             time.sleep(LOOK_SECONDS)
         return False
+
+    def pause(self, part: str, seconds: float) -> None:
+        """Stop the newest life of a part for so long, from outside, whatever it does."""
+        pid = self.lives[part]
+        self.paused.append((part, pid))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self.watch(seconds, until=lambda: False)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def stop(self, seconds: float = 60.0) -> None:
         """End the training in good order."""
@@ -216,6 +243,13 @@ class Harness:
     def born(self) -> list[dict[str, Any]]:
         """All lives of all parts: `part`, `pid`, `time`."""
         return lines(self.folder / "born.jsonl")
+
+    def all_back(self, deaths: int) -> bool:
+        """Whether the run has told of so many deaths, and every part lives."""
+        parts = {row["part"] for row in self.born}
+        told = self.status.get("parts", [])
+        back = len(self.deaths) >= deaths and self.lives.keys() == parts
+        return back and bool(told) and all(part["alive"] for part in told)
 
     @property
     def struck(self) -> list[dict[str, Any]]:
@@ -273,7 +307,7 @@ class Harness:
         assert self.process.poll() is not None, "it is still running"
         check_struck(self.plan, self.struck)
         stopped = [(r["part"], r["pid"]) for r in self.struck if r["how"] == "stop"]
-        check_deaths(self.kills, stopped, self.deaths)
+        check_deaths(self.kills, stopped + self.paused, self.deaths)
         check_gone(self.kills)
         assert self.opened == [], "others could come in"
         assert self.left == [], f"left after {LEAVE_SECONDS:g} s"
