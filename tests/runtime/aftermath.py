@@ -96,12 +96,15 @@ def check_epochs(shards: Mapping[str, Mapping[str, Any]], most: Mapping[int, int
 
 
 def check_rows(rows: Sequence[Mapping[str, Any]], deaths: Sequence[Mapping[str, Any]]) -> None:
-    """Assert that counts go back by no more than the run says that deaths have cost."""
+    """Assert that counts go back by no more than deaths have cost, and recoveries are counted."""
     for figure, cost in (("env_steps", "lost_steps"), ("updates", "undone_updates")):
         told = [row[figure] for row in rows if figure in row]
         back = sum(max(0, before - after) for before, after in pairwise(told))
         known = sum(row.get(cost) or 0 for row in deaths)
         assert back <= known, f"{figure} went back by {back}, {cost} are {known}"
+    told = [row["faults/recoveries"] for row in rows if "faults/recoveries" in row]
+    assert told == sorted(told), f"recoveries {told}"
+    assert max(told, default=0) <= len(deaths), f"recoveries {told[-1]}, {len(deaths)} deaths"
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     assert seconds == sorted(seconds)
 

@@ -36,7 +36,12 @@ DEADLY = ("kill", "exit", "hang")
 """What ends a life for certain; a part that is stopped may be taken for dead, or not."""
 
 INSIDE: dict[str, tuple[str, ...]] = {
-    "actor.reset": ("acting._first_reset", "acting._begin_again", "acting._finish"),
+    "actor.reset": (
+        "acting._first_reset",
+        "acting._begin_again",
+        "acting._finish",
+        "acting.begin_epoch",
+    ),
     "actor.step": ("acting.step",),
     "actor.send": ("far.",),
     "actor.idle": ("hosting.",),

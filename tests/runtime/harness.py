@@ -325,6 +325,11 @@ class Harness:
     def table(self) -> str:
         """What died, one line each, as the run tells of it."""
         rows = [" ".join(f"{key} {value}" for key, value in row.items()) for row in self.deaths]
+        for kind in dict.fromkeys(kind_of(row["part"]) for row in self.deaths):
+            own = [row["down_seconds"] for row in self.deaths if kind_of(row["part"]) == kind]
+            rows.append(
+                f"{kind}: away {np.median(own):.1f} s in the median, {max(own):.1f} at most"
+            )
         lives = Counter(row["part"] for row in self.born)
         what = f"stall {self.stalls.longest:.1f} s, {self.memory.late / 2**20:,.0f} MiB late"
         return "\n".join([*rows, f"lives {dict(lives)}, {what}"])

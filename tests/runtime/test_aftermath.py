@@ -75,3 +75,6 @@ def test_counts_go_back_only_as_far_as_deaths_say() -> None:
         check_rows(rows, deaths[:1])
     with pytest.raises(AssertionError, match="env_steps went back by 5"):
         check_rows(rows, [])
+    check_rows([{"faults/recoveries": n} for n in (0, 1, 2)], deaths)
+    with pytest.raises(AssertionError, match="recoveries 3, 2 deaths"):
+        check_rows([{"faults/recoveries": n} for n in (0, 3)], deaths)
