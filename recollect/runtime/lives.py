@@ -128,6 +128,10 @@ class _Known:
     copy: Any = None
 
 
+class _TooOftenError(PartLostError):
+    """A part died more often than is borne: the run ends."""
+
+
 class _Read:
     """What a thread reads, as an answer to come."""
 
@@ -263,7 +267,7 @@ class Lives:
             known.steps.close()
         known.steps = known.waits = known.question = known.copying = None
         if len(known.deaths) > LIMIT and known.deaths[-1] - known.deaths[0] <= WINDOW:
-            raise PartLostError(
+            raise _TooOftenError(
                 f"{called}: {error}; that is its death number {len(known.deaths)} within "
                 f"{WINDOW / 60:g} minutes, and {LIMIT} are borne",
                 name,
@@ -380,6 +384,8 @@ class Lives:
             except StopIteration:
                 known.steps = None
                 return
+            except _TooOftenError:  # of a part that was asked
+                raise
             except PartLostError as error:
                 self.lost(known.part.name, error, epoch)
                 return

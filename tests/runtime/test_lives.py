@@ -393,6 +393,17 @@ def test_more_than_ten_deaths_in_ten_minutes_end_the_run(stage: Stage) -> None:
     assert not stage.lives.gone_for_good("actor/1")
 
 
+def test_one_death_too_many_ends_the_run_also_where_another_one_finds_it(stage: Stage) -> None:
+    """A recovery that asks it; the one that comes back has done nothing wrong."""
+    for _ in range(LIMIT):
+        stage.die("replay/1")
+        stage.tend()
+    stage.dead.add("replay/1")
+    stage.die("actor/0")
+    with pytest.raises(PartLostError, match=r"^replay/1 \(process \d+\): it died; that is its de"):
+        stage.tend(times=3)
+
+
 def test_more_than_ten_failures_of_environments_end_the_run_over_all_parts(stage: Stage) -> None:
     """R8: an actor counts its own, so twelve actors could have ten each."""
     for _ in range(3):
