@@ -145,6 +145,24 @@ class _Read:
         return self._future.result(seconds)
 
 
+class _Asked:
+    """What a part that lives was asked for a recovery: lost, as soon as another life of it begins.
+
+    One that is cut off never answers.
+    """
+
+    def __init__(self, answer: Pending, known: _Known) -> None:
+        self.answer, self.known, self.epoch = answer, known, known.epoch
+
+    def ready(self) -> bool:
+        return self.known.epoch != self.epoch or self.answer.ready()
+
+    def result(self, seconds: float = DEADLINE) -> Any:
+        if self.known.epoch != self.epoch:
+            raise PartLostError("it was replaced", self.known.part.name)
+        return self.answer.result(seconds)
+
+
 class Lives:
     """Finds who has died and brings them back.
 
@@ -200,8 +218,10 @@ class Lives:
         return not any(known.dead for known in self._known.values())
 
     def waited_for(self) -> list[Pending]:
-        """Answers that recoveries wait for."""
-        return [known.waits for known in self._known.values() if known.waits is not None]
+        """Answers of parts that recoveries wait for."""
+        waits = [known.waits for known in self._known.values() if known.waits is not None]
+        answers = [each.answer if isinstance(each, _Asked) else each for each in waits]
+        return [each for each in answers if not isinstance(each, _Read)]
 
     def why_dead(self, name: str) -> str:
         """Why a part is dead, empty if it lives."""
@@ -369,8 +389,11 @@ class Lives:
             if known.waits is not None and not known.waits.ready():
                 known.silent += gap
                 if known.silent > START_SECONDS:
-                    why = f"it was not there after {START_SECONDS:g} s"
-                    self.lost(known.part.name, PartSilentError(why), epoch)
+                    why, late = f"it was not there after {START_SECONDS:g} s", known
+                    if isinstance(known.waits, _Asked):
+                        why = f"it did not answer in {START_SECONDS:g} s"
+                        late = known.waits.known
+                    self.lost(late.part.name, PartSilentError(why), late.epoch)
                 return
             send: Callable[[], Pending | None] = partial(known.steps.send, None)
             if known.waits is not None:
@@ -519,7 +542,7 @@ class Lives:
                 continue
             epoch = known.epoch
             try:
-                return (yield self._transport.ask(name, method, *arguments))
+                return (yield _Asked(self._transport.ask(name, method, *arguments), known))
             except BusyError:
                 yield None
             except PartLostError as error:

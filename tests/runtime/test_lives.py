@@ -241,6 +241,25 @@ def test_parameters_come_back_empty_and_the_learner_publishes_again(stage: Stage
 # --- Deaths while others, or itself, come back ----------------------------------------------------
 
 
+def test_what_is_asked_of_a_part_that_died_too_is_answered_by_its_next_life(stage: Stage) -> None:
+    """Also if the question was on its way, and also if nobody says that it was lost."""
+    stage.steps = {("replay/0", "actor/0", 0): 6, ("replay/1", "actor/0", 0): 9}
+    stage.withheld = {("replay/1", "steps_from")}
+    stage.die("actor/0")
+    stage.tend()
+    assert len(stage.open) == 1
+    stage.withheld = {("replay/1", "who")}
+    stage.die("replay/1")  # its answer never comes, as where a machine is cut off
+    stage.tend(times=50)
+    assert ("actor/0", "START", 1) not in stage.log
+    stage.let("replay/1", "who")
+    stage.tend(times=3)
+    assert stage.lives.whole
+    assert stage.counted["actor/0"]["env_steps"] == 6 + 9
+    asked = [each for each in stage.log if each[:3] == ("replay/1", "serve", "steps_from")]
+    assert len(asked) == 2
+
+
 @pytest.mark.parametrize("method", ["who", "begin_epoch", "go_on_from"])
 def test_one_that_dies_while_it_comes_back_is_begun_once_more(stage: Stage, method: str) -> None:
     """R6: its steps are counted once, and lost once."""
@@ -266,6 +285,24 @@ def test_one_that_dies_while_it_comes_back_is_begun_once_more(stage: Stage, meth
     stage.die("actor/0")
     stage.tend()
     assert stage.counted["actor/0"]["env_steps"] == 35 + 7
+
+
+def test_who_is_asked_and_does_not_answer_is_given_up_not_who_asks(stage: Stage) -> None:
+    """R5: its pulse goes on, so nothing else finds it."""
+    stage.counted["actor/0"] = {"env_steps": 50, "episodes": 1}
+    stage.steps = {("replay/0", "actor/0", 0): 25, ("replay/1", "actor/0", 0): 13}
+    stage.withheld = {("replay/1", "steps_from")}
+    stage.die("actor/0")
+    stage.tend(1.0, times=int(lives.START_SECONDS))
+    assert stage.lives.epochs["replay/1"] == 0
+    stage.withheld = set()
+    stage.tend(1.0, times=4)
+    assert stage.lives.whole
+    assert [(death.part, death.why) for death in stage.lives.deaths] == [
+        ("replay/1", "it did not answer in 180 s"),
+        ("actor/0", "it was killed"),
+    ]
+    assert stage.counted["actor/0"]["env_steps"] == 25 + 13
 
 
 def test_two_of_which_one_asks_the_other_come_back_together(stage: Stage) -> None:
