@@ -438,6 +438,8 @@ class Lives:
                 death.lost_steps = max(0, counts.get("env_steps", 0) - arrived)
                 self.lost_steps += death.lost_steps
             counts["env_steps"] = arrived
+        while any(self._known[other].dead for other in asked):
+            yield None  # it would hold a life that has nothing yet, and forgets what it is told
         self._transport.start(part, held, epoch)
         known.who = yield self._transport.ask(name, "who")
         role = part.role.comes_back

@@ -260,6 +260,23 @@ def test_what_is_asked_of_a_part_that_died_too_is_answered_by_its_next_life(stag
     assert len(asked) == 2
 
 
+def test_nobody_is_begun_anew_with_a_hold_on_the_dead(stage: Stage) -> None:
+    """What it holds would be of a life that has nothing yet, and takes what it forgets again."""
+    stage.withheld = {("parameters", "fence"), ("replay/0", "who")}
+    stage.die("learner")
+    stage.tend()
+    stage.die("replay/0")
+    stage.let("parameters", "fence")
+    stage.tend(times=3)
+    assert ("learner", "START", 1) not in stage.log
+    stage.let("replay/0", "who")
+    stage.tend(times=3)
+    assert stage.lives.whole
+    order = [each[:2] for each in stage.log]
+    assert order.index(("replay/0", "BACK")) < order.index(("learner", "START"))
+    assert ("replay/0", "fence", "learner", 1) in stage.log
+
+
 @pytest.mark.parametrize("method", ["who", "begin_epoch", "go_on_from"])
 def test_one_that_dies_while_it_comes_back_is_begun_once_more(stage: Stage, method: str) -> None:
     """R6: its steps are counted once, and lost once."""
