@@ -198,9 +198,10 @@ class Lives:
         now = time.monotonic()
         self._tended = self._looked = now
         self._failed: deque[float] = deque(maxlen=LIMIT + 1)
-        # Steps by shard, sender and its epoch: at the last snapshot, and what a shard that came
-        # back without its journal does not know of any more.
-        self._arrived: dict[tuple[str, str, int], int] = {}
+        # Steps by shard, sender and its epoch: at the last snapshot; at the last that is on disk;
+        # and what a shard that came back without its journal does not know of any more.
+        self._arriving: dict[str, dict[tuple[str, int], int]] = {}
+        self._arrived: dict[str, dict[tuple[str, int], int]] = {}
         self._forgotten: dict[tuple[str, str, int], int] = {}
         for known in self._known.values():
             known.heard = known.asked_at = now
@@ -258,8 +259,12 @@ class Lives:
 
     def arrived(self, shard: str, senders: Mapping[str, tuple[int, int]]) -> None:
         """Epoch and steps so far of all who sent to a shard, as a snapshot was taken."""
-        for name, (epoch, steps) in senders.items():
-            self._arrived[shard, name, epoch] = steps
+        self._arriving[shard] = {(name, e): steps for name, (e, steps) in senders.items()}
+
+    def saved(self) -> None:
+        """The last snapshot is on disk: those who come back do so from it."""
+        self._arrived = dict(self._arriving)
+        self.journals.saved()
 
     def began(self, name: str, env_steps: int) -> None:
         """With how many steps of earlier lives a part's present life began."""
@@ -516,8 +521,8 @@ class Lives:
             # One that is dead restarts its own, or goes on from where it was.
             if other.part.role.comes_back == "journal" and not other.dead:
                 yield from self._surely(other.part.name, "serve", "restart_surplus")
-        for key in [key for key in self._arrived if key[0] == name]:
-            self._forgotten[key] = self._forgotten.get(key, 0) + self._arrived.pop(key)
+        for life, steps in self._arrived.pop(name, {}).items():
+            self._forgotten[name, *life] = self._forgotten.get((name, *life), 0) + steps
         return -1
 
     def _put(self, name: str, tree: Any) -> Generator[Any, Any, None]:

@@ -140,7 +140,7 @@ def test_an_evaluator_comes_back_from_its_copy_and_publishes_nothing(stage: Stag
 def test_a_shard_comes_back_from_the_last_checkpoint_and_its_journal(stage: Stage) -> None:
     """R2: others may ask it only when all is there, and it refuses whom it refused."""
     stage.lives.journals.turned("replay/1", 4)
-    stage.lives.journals.saved()
+    stage.lives.saved()
     blocks = Buffers(np.array([3, 5]), [np.zeros(2, np.uint8)] * 2)
     stage.saved = {
         "parts": {"replay/0": {}, "replay/1": {"buffers": blocks, "n": 2}},
@@ -525,6 +525,37 @@ def test_one_that_dies_while_its_copy_is_taken_comes_back_from_the_last(stage: S
 
 
 # --- Counts ---------------------------------------------------------------------------------------
+
+
+def test_what_a_shard_forgot_with_its_journal_is_counted_as_of_the_checkpoint(
+    stage: Stage,
+) -> None:
+    """Steps that had arrived when the checkpoint was taken are in it, the others are lost."""
+    stage.lives.began("actor/0", 100)
+    stage.lives.arrived("replay/1", {"actor/0": (0, 40), "actor/1": (0, 11)})
+    stage.lives.saved()
+    stage.lives.arrived("replay/1", {"actor/0": (0, 70), "actor/1": (0, 60)})  # of one not saved
+    stage.answers["replay/1", "recover"] = (False, 0)
+    stage.die("replay/1")
+    stage.tend()
+    stage.counted["actor/0"]["env_steps"] = 190
+    stage.steps = {("replay/0", "actor/0", 0): 20, ("replay/1", "actor/0", 0): 5}
+    # The next snapshot knows only what came since; forgotten twice is added up.
+    stage.lives.arrived("replay/1", {"actor/0": (0, 5)})
+    stage.lives.saved()
+    stage.die("replay/1")
+    stage.tend()
+    stage.steps["replay/1", "actor/0", 0] = 3
+    stage.die("actor/0")
+    stage.tend()
+    assert stage.counted["actor/0"]["env_steps"] == 100 + 20 + 40 + 5 + 3
+    assert stage.lives.deaths[-1].lost_steps == 190 - 168
+    stage.die("actor/0")
+    stage.tend()
+    assert stage.counted["actor/0"]["env_steps"] == 168, "once"
+    stage.die("actor/1")
+    stage.tend()
+    assert stage.counted["actor/1"]["env_steps"] == 11
 
 
 def test_epochs_go_on_from_those_that_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
