@@ -306,7 +306,7 @@ class Remote:
 
     def saved(self) -> None:
         """The last state that was taken is on disk."""
-        self._lives.journals.saved()
+        self._lives.saved()
 
     def _counted(self, name: str) -> Mapping[str, int]:
         """A worker's counts, as last heard."""
