@@ -431,6 +431,11 @@ class Actor:
             own.versions = own.versions[block - own.versions_from :]
             own.errors_from, own.versions_from = start, block
 
+    @property
+    def fault(self) -> str:
+        """The last of an environment, in words; empty if there was none."""
+        return self._env.fault
+
     def close(self) -> None:
         """Close the environments."""
         self._env.close()

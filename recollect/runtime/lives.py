@@ -42,6 +42,8 @@ PATIENCE = {"here": 20.0, "elsewhere": 6.0}
 could be cut, and a busy machine is not dead."""
 GAP_SECONDS = 1.0
 """Of a time in which the driver itself stood still, what counts as silence of the parts."""
+ENVIRONMENTS = ("actor", "evaluator")
+"""Kinds of parts that have some."""
 COPY_SECONDS = 60.0
 """Between two copies of a part's own state."""
 
@@ -84,7 +86,7 @@ class Death:
     `epoch` is that of the life that ended, `pid` its process. `lost_steps` were taken, as far as
     had been heard, and did not arrive in replay; `undone_updates` went with a learner, and the
     `undone_steps` it learned from in them, or was about to, are owed again; of `replayed` calls a
-    shard's journal had record, -1 if it could not be used.
+    shard's journal had record, -1 if it could not be used. `env_failures` of environments ended it.
     """
 
     part: str
@@ -97,6 +99,7 @@ class Death:
     undone_updates: int = 0
     undone_steps: int = 0
     replayed: int = 0
+    env_failures: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -287,16 +290,22 @@ class Lives:
         self.died += 1
         pid = int(known.who.get("pid", 0))
         called = self.called(name)
-        known.open.append((now, Death(name, known.part.kind, epoch, pid, str(error))))
+        death = Death(name, known.part.kind, epoch, pid, str(error))
+        death.env_failures = int(isinstance(error, EnvError))
+        known.open.append((now, death))
         known.dead = str(error)
         known.deaths.append(now)
         if known.steps is not None:
             known.steps.close()
         known.steps = known.waits = known.question = known.copying = None
         if len(known.deaths) > LIMIT and known.deaths[-1] - known.deaths[0] <= WINDOW:
+            advice = ""
+            if known.part.kind in ENVIRONMENTS:
+                advice = ": an environment may be what ends it, give them processes of their own "
+                advice += "with env_processes"
             raise _TooOftenError(
                 f"{called}: {error}; that is its death number {len(known.deaths)} within "
-                f"{WINDOW / 60:g} minutes, and {LIMIT} are borne",
+                f"{WINDOW / 60:g} minutes, and {LIMIT} are borne{advice}",
                 name,
             ) from error
         known.epoch += 1
@@ -419,6 +428,10 @@ class Lives:
             except PartLostError as error:
                 self.lost(known.part.name, error, epoch)
                 return
+            except EnvError as error:  # as it was made anew
+                self.env_failed(1, f"{known.part.name}: {error}")
+                self.lost(known.part.name, error, epoch)
+                return
             if known.epoch == epoch:
                 known.waits = waits
             if waits is None:
@@ -445,6 +458,8 @@ class Lives:
                 death.lost_steps = max(0, counts.get("env_steps", 0) - arrived)
                 self.lost_steps += death.lost_steps
             counts["env_steps"] = arrived
+            if failed := sum(death.env_failures for _, death in known.open):
+                counts["env_failures"] = counts.get("env_failures", 0) + failed
         while any(self._known[other].dead for other in asked):
             yield None  # it would hold a life that has nothing yet, and forgets what it is told
         self._transport.start(part, held, epoch)

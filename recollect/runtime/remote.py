@@ -288,8 +288,7 @@ class Remote:
         for text in found.warnings:
             warnings.warn(f"{name}: {text}", RuntimeWarning, stacklevel=2)
         if failed > 0:
-            last = found.warnings[-1] if found.warnings else "an environment failed"
-            self._lives.env_failed(failed, f"{name}: {last}")
+            self._lives.env_failed(failed, f"{name}: {found.fault or 'an environment failed'}")
 
     # --- Those that die --------------------------------------------------------------------------
 
