@@ -61,8 +61,10 @@ def test_an_actor_comes_back_anew_with_what_shards_have_of_it(stage: Stage) -> N
         "why": "it was killed",
         "down_seconds": 0.1,
         "lost_steps": 100 - 75,
+        "undone_updates": 0,
         "undone_steps": 0,
         "replayed": 0,
+        "env_failures": 0,
     }
     assert (stage.lives.died, stage.lives.came_back, stage.lives.lost_steps) == (1, 1, 25)
     assert stage.lives.who("actor/1") == {"pid": 701, "host": ""}
