@@ -85,7 +85,9 @@ def test_no_steps_are_counted_before_all_refuse_what_is_late(stage: Stage) -> No
 
 def test_a_learner_comes_back_from_its_copy_and_owes_what_is_undone(stage: Stage) -> None:
     """R3: nobody acts on what it published before; several shards owe, none more than it can."""
-    stage.lives.copied("learner", {"weights": np.arange(3)})
+    state = {"weights": np.arange(3)}
+    stage.lives.copied("learner", state)
+    state["weights"][:] = 9  # a snapshot's arrays are others'
     stage.counted["learner"] = {"updates": 7, "learned_steps": 60}
     stage.undone = {"replay/0": 50, "replay/1": 45}
     stage.die("learner")
@@ -346,8 +348,9 @@ def test_one_that_cannot_be_made_again_ends_the_run_as_what_it_is(stage: Stage) 
     stage.die("actor/0")
     stage.tend()
     stage.let("actor/0", "who", EnvError("there is no such environment"))
-    with pytest.raises(EnvError, match="there is no such environment"):
+    with pytest.raises(EnvError, match="there is no such environment") as found:
         stage.tend()
+    assert found.value.__notes__ == ["(raised in actor/0, which was begun once more)"]
 
 
 # --- Silence --------------------------------------------------------------------------------------
