@@ -343,6 +343,21 @@ def test_an_answer_of_an_earlier_life_is_passed_over(stage: Stage) -> None:
     assert (stage.lives.died, stage.lives.epoch("actor/0")) == (1, 1)
 
 
+@pytest.mark.parametrize("method", ["pulse", "state"])
+def test_what_an_earlier_life_was_asked_says_nothing_of_this_one(stage: Stage, method: str) -> None:
+    """Its pulse and its copy were on their way when it died."""
+    stage.withheld = {("learner", method)}
+    stage.tend(lives.COPY_SECONDS)
+    assert stage.open
+    stage.die("learner")
+    stage.tend()
+    assert stage.lives.whole
+    assert stage.lives.silence("learner") == 0
+    stage.let("learner", method, PartLostError("it was killed"))
+    stage.tend(times=3)
+    assert stage.lives.died == 1
+
+
 def test_one_that_cannot_be_made_again_ends_the_run_as_what_it_is(stage: Stage) -> None:
     stage.withheld = {("actor/0", "who")}
     stage.die("actor/0")
