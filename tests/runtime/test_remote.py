@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.messages import Known, PartSilentError, Pending
+from recollect.messages import Known, PartLostError, PartSilentError, Pending
 from recollect.program import Far, Part, Program
 from recollect.roles import ACTOR, LEARNER, REPLAY
 from recollect.runtime import hosting, lives, remote
@@ -233,6 +233,10 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Clocked, Remote]:
     return made, Remote(made.program(), made, 60.0)
 
 
+def any_pending(runtime: Remote) -> bool:
+    return any(worker.pending is not None for worker in runtime._workers.values())
+
+
 def never(_: Any) -> bool:
     return False
 
@@ -312,6 +316,32 @@ def test_the_time_that_the_driver_itself_was_stopped_is_not_the_runs(
 
     made.wait = wait  # type: ignore[method-assign]
     runtime.run(lambda _: made.clock.now > 500 * remote.DEADLINE)
+
+
+def test_what_comes_late_of_a_life_that_ended_is_not_heard(
+    clocked: tuple[Clocked, Remote],
+) -> None:
+    """R7: its steps are what shards have of it, here none; the next life's slices are its own."""
+    made, runtime = clocked
+    runtime.run(lambda _: True)
+    runtime._give(runtime._workers["actor/0"], {})
+    made.end("actor/0", 3)
+    runtime._hear()
+    assert runtime.counts() == Counter(env_steps=3)
+    runtime._give(runtime._workers["actor/0"], {})
+    made.answers["who"] = late = Late()
+    runtime._lives.lost("actor/0", PartLostError("it was killed"), 0)
+    made.end("actor/0", 2)
+    runtime._hear()
+    assert runtime.counts() == Counter(env_steps=3)
+    assert not any_pending(runtime)
+    end = made.clock.now + 1.2 * remote.DEADLINE
+    runtime.run(lambda _: made.clock.now > end)  # one that comes back does not stand still
+    late.give({"pid": 78, "host": ""})
+    runtime._hear()
+    assert runtime.counts() == Counter(env_steps=0)
+    assert runtime.parts_now()[0].doing == "waiting"
+    assert runtime.deaths()[0].lost_steps == 3
 
 
 # --- Figures --------------------------------------------------------------------------------------
