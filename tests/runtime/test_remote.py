@@ -197,6 +197,8 @@ def test_a_state_is_taken_while_all_workers_are_held() -> None:
     made.answers["state"] = Known({"x": 1})
     made.asked.clear()
     assert runtime.state_dict()["parts"] == {name: {"x": 1} for name in made.steps}
+    copy = runtime._lives._known["learner"].copy
+    assert copy == {"x": 1}, "a learner that dies comes back from here"
     order = [method for _, method in made.asked if method != "own"]
     assert order == ["hold"] * 3 + ["state"] * 4 + ["release"] * 3 + ["forget"] * 4
     assert {name for name, method in made.asked if method == "hold"} == set(workers)

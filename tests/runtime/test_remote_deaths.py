@@ -291,3 +291,27 @@ def test_one_that_dies_while_its_state_is_fetched_is_saved_when_it_is_back(
     unsent = sum(other.parts[f"actor/{i}"].unsent_steps() for i in range(2))
     assert counts["env_steps"] == other.metrics()["replay/inserted_steps"] + unsent
     other.close()
+
+
+def test_those_who_die_after_a_resume_count_on_from_what_was_there(
+    threads: Threads, tmp_path: Path
+) -> None:
+    """What was in no block yet when the state was taken is counted when it arrives, once."""
+    inline = Inline(real.program())
+    real.run_to(inline, 301)
+    assert sum(inline.parts[f"actor/{i}"].unsent_steps() for i in range(2)) > 0
+    runtime = Remote(real.program(), threads, 60.0, journal=str(tmp_path / "journals"))
+    runtime.load_state_dict(inline.state_dict())
+    inline.close()
+    for i in range(2):
+        at_work(runtime, 60)
+        threads.lose(f"actor/{i}")
+        at_work(runtime, 10)
+    threads.lose("learner")
+    at_work(runtime, 10)
+    assert runtime.counts()["updates"] > 0
+    assert runtime.settle(lambda: False)
+    inserted = runtime.metrics()["replay/inserted_steps"]
+    unsent = sum(threads.hosts[f"actor/{i}"].part.unsent_steps() for i in range(2))
+    assert runtime.counts()["env_steps"] == inserted + unsent
+    runtime.close()
