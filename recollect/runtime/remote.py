@@ -299,6 +299,11 @@ class Remote:
         self._lives.deaths.clear()
         return found
 
+    @property
+    def died(self) -> int:
+        """Lives of parts that have ended."""
+        return self._lives.died
+
     def saved(self) -> None:
         """The last state that was taken is on disk."""
         self._lives.journals.saved()
