@@ -140,9 +140,10 @@ def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> dict[str
         if len(found) == len(order):
             return found
     name = order[len(found)]
+    several = f"all parts take {_total(demands)}, and " * (len(order) > 1)
     raise ConfigError(
-        f"there is no room for {name}, which takes {_said(demands[name])}: all parts take "
-        f"{_total(demands)}, and free is {_free(nodes)}. Take less with place (as in "
+        f"there is no room for {name}, which takes {_said(demands[name])}: "
+        f"{several}free is {_free(nodes)}. Take less with place (as in "
         f"{EXAMPLE!r}), fewer actor_processes, or add machines"
     )
 

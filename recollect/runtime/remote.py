@@ -11,7 +11,7 @@ import contextlib
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -209,7 +209,7 @@ class Remote:
             not self._lives.whole or any(self._workers[name].pending for name in actors)
         ):
             self._hear()
-        with contextlib.suppress(_AgainError), self._held(actors):
+        with contextlib.suppress(_AgainError), self._held(self._present(actors)):
             pass  # what they had not sent has arrived
         for worker in self._workers.values():
             if worker.part.kind != "learner":
@@ -298,6 +298,11 @@ class Remote:
         found = [*self._lives.deaths]
         self._lives.deaths.clear()
         return found
+
+    @property
+    def died(self) -> int:
+        """Lives of parts that have ended."""
+        return self._lives.died
 
     def saved(self) -> None:
         """The last state that was taken is on disk."""
@@ -474,9 +479,14 @@ class Remote:
             raise
 
     def _count(self) -> None:
-        for name, counts in self._ask_all(self._workers, "own", "counts").items():
+        living = self._present(self._workers)
+        for name, counts in self._ask_all(living, "own", "counts").items():
             self._workers[name].counts = counts
             self._rate(name, counts)
+
+    def _present(self, names: Iterable[str]) -> list[str]:
+        """Those of them without which nothing goes on: all but actors without room."""
+        return [name for name in names if not self._lives.away(name)]
 
     @contextlib.contextmanager
     def _held(self, names: Sequence[str] | Mapping[str, Any]) -> Iterator[None]:
@@ -492,26 +502,28 @@ class Remote:
     def state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None = None) -> dict[str, Any]:
         """Everything that decides what comes next, as `Inline` has it; once all parts live.
 
+        Of an actor for which no machine has room it is what it had counted: it begins anew.
+
         Args:
             on_disk: gives the buffers that need not be fetched, by place.
         Raises:
             PartLostError: a part died and will not come back.
         """
         while True:
-            for name in self._parts:
+            for name in self._present(self._parts):
                 self._await(name)
             with contextlib.suppress(_AgainError):
                 return self._state_dict(on_disk)
 
     def _state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None) -> dict[str, Any]:
-        journals = self._lives.journals
-        with self._held(self._workers):
+        journals, present = self._lives.journals, self._present(self._parts)
+        with self._held(self._present(self._workers)):
             written = [
                 name
                 for name, part in self._parts.items()
                 if part.role.comes_back == "journal" and journals.folder and self._ready
             ]
-            found = self._ask_all([n for n in self._parts if n not in written], "state")
+            found = self._ask_all([n for n in present if n not in written], "state")
             for name in written:
                 needed = journals.needed(name)
                 found[name], page, senders = self._wait_for(name, "journaled_state", needed)
@@ -519,8 +531,11 @@ class Remote:
                 self._lives.arrived(name, senders)
             self._count()
         known = on_disk() if on_disk else {}
-        parts = {}
+        parts: dict[str, Any] = {}
         for name in self._parts:
+            if name not in present:
+                parts[name] = dict(self._workers[name].counts)
+                continue
             ask = partial(self._wait_for, name)
             parts[name] = pieces.fetched(ask, found[name], below("/parts", name), known)
             ask("forget")
