@@ -130,8 +130,8 @@ class Actor:
         self._refresh_period, self._absolute_errors = refresh_period, absolute_errors
         self._seed = seed
         slots = env.num_envs
-        if first_slot + slots > 1 << SLOT_BITS:
-            raise ConfigError(f"actors can be {1 << SLOT_BITS:,} at most: lower actors")
+        if first_slot + slots >= 1 << SLOT_BITS:  # the last number is for abandoned episodes
+            raise ConfigError(f"actors can be {(1 << SLOT_BITS) - 1:,} at most: lower actors")
         self._slot_numbers = np.arange(first_slot, first_slot + slots, dtype=np.int64)
         self._rows = np.arange(slots)
         self._ladder = epsilons
@@ -430,6 +430,11 @@ class Actor:
             own.errors = [errors[start - own.errors_from :].copy()]
             own.versions = own.versions[block - own.versions_from :]
             own.errors_from, own.versions_from = start, block
+
+    @property
+    def fault(self) -> str:
+        """The last of an environment, in words; empty if there was none."""
+        return self._env.fault
 
     def close(self) -> None:
         """Close the environments."""

@@ -21,6 +21,11 @@ now: tuple[float, Describes, int, str] | None = None
 """(`time.monotonic()` when the call began, whose it is, slot, verb); None outside such a call."""
 
 
+blamed: tuple[type[BaseException], ...] = (Exception, SystemExit)
+"""What is the environment's fault if its call raises it: KeyboardInterrupt is not, where a person
+can interrupt this process."""
+
+
 def current() -> tuple[float, str] | None:
     """When the call that runs now began (`time.monotonic()`) and what it is, or None.
 

@@ -25,6 +25,7 @@ class Failures:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.total = 0
+        self.last = ""
         self._clock = clock
         self._times: deque[float] = deque(maxlen=LIMIT + 1)
         self._told = 0
@@ -36,6 +37,7 @@ class Failures:
             EnvError: the last `LIMIT` + 1 lie within `WINDOW` seconds.
         """
         self.total += 1
+        self.last = message
         self._times.append(self._clock())
         if len(self._times) > LIMIT and self._times[-1] - self._times[0] <= WINDOW:
             raise EnvError(

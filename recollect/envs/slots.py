@@ -248,7 +248,7 @@ class Slots(SlotVector):
             wrong = self._encoder.put(given[0], self._arrays.observation, slot)
         except MemoryError:
             raise
-        except (Exception, SystemExit) as error:
+        except calls.blamed as error:
             _leave_if_forked(forks)
             return _raised(verb, error)
         self._running[slot] = not wrong
@@ -283,7 +283,7 @@ class Slots(SlotVector):
                         wrong = wrong or f"{name} is {_short(flag)}, True or False{_WANTED}"
         except MemoryError:
             raise
-        except (Exception, SystemExit) as error:
+        except calls.blamed as error:
             _leave_if_forked(forks)
             return 0.0, False, False, _raised(STEP, error)
         if wrong:
@@ -315,7 +315,7 @@ class Slots(SlotVector):
         env, self.envs[slot] = self.envs[slot], None
         if env is not None:
             self._note(self._first + slot, CLOSE)
-            with suppress(Exception, SystemExit):
+            with suppress(*calls.blamed):
                 env.close()
 
 

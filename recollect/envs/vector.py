@@ -105,6 +105,11 @@ class VectorEnv:
         """How often an environment failed: raised, hung, ended, or gave what cannot be used."""
         return self._failures.total
 
+    @property
+    def fault(self) -> str:
+        """The last of these, in words; empty if there was none."""
+        return self._failures.last
+
     def go_on_from(self, failures: int) -> None:
         """Count on from failures of environments that were here before these."""
         self._failures.total = failures

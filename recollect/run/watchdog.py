@@ -18,6 +18,7 @@ PACKAGE = str(Path(__file__).parents[1]) + os.sep
 SECONDS_BEYOND = 5.0
 """How much later than we the system's timer ends a process in which no Python can run."""
 SECONDS_FOR_LAST_WORDS = 10.0
+ENDS = ": the run ends here"
 
 
 class Watchdog:
@@ -101,7 +102,7 @@ class Watchdog:
     def _leave(self, text: str) -> None:
         self._arm(2 * SECONDS_FOR_LAST_WORDS + SECONDS_BEYOND)
         panel = "\n" * os.isatty(2)  # which may stand in the line
-        line = f"{panel}recollect: {text} ({_where()}): the run ends here{self._advice}\n"
+        line = f"{panel}recollect: {text} ({_where()}){ENDS}{self._advice}\n"
         call_within(SECONDS_FOR_LAST_WORDS, lambda: os.write(2, line.encode()))
         call_within(SECONDS_FOR_LAST_WORDS, lambda: self._on_hang(text))
         os._exit(1)

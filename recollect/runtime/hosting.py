@@ -50,7 +50,7 @@ class Slice:
     """What came of a slice: the part's `counts`, its turns, and how it stands.
 
     `busy_seconds` of `seconds` went into turns. `queue` messages of `queue_bytes` are on their way
-    to others, `lost` did not arrive. `warnings` are texts.
+    to others, `lost` did not arrive. `warnings` are texts, `fault` is the last of an environment.
     """
 
     counts: dict[str, int]
@@ -61,6 +61,7 @@ class Slice:
     queue_bytes: int
     lost: int
     warnings: list[str]
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Setting:
     """Where a part finds itself: `folder` to work in, `paths` to import from, torch's `threads`.
 
     `seed` is for generators that all of a process share: an environment may draw from them.
+    `env_deadline` is the seconds that one call of an environment may take.
     """
 
     folder: str
@@ -75,6 +77,7 @@ class Setting:
     threads: int
     seed: int
     images: bool = False
+    env_deadline: float = 0.0
 
 
 class Host:
@@ -138,12 +141,14 @@ class Host:
     def slice(self, seconds: float, most: Mapping[str, int] | None = None) -> Slice:
         """Take turns for so long, or until a count is no longer below what `most` names.
 
+        Also until an environment fails: that is told at once, for what fails may soon fail worse.
+
         Raises:
             Exception: what a turn raised.
         """
         began = time.monotonic()
         end, pause = began + seconds, PAUSE_SECONDS[0]
-        busy, turns = 0.0, 0
+        busy, turns, fault = 0.0, 0, self._fault
         while not self._stopping:
             with self._between_turns(end) as mine:
                 if not mine:
@@ -160,7 +165,7 @@ class Host:
                 busy += self._turn()
             turns += moved
             now = time.monotonic()
-            if now >= end:
+            if now >= end or self._fault != fault:
                 break
             pause = PAUSE_SECONDS[0] if moved else min(2 * pause, PAUSE_SECONDS[1], end - now)
             if not moved:
@@ -179,7 +184,12 @@ class Host:
             queue_bytes=sum(each.nbytes for each in posts),
             lost=sum(each.lost for each in posts),
             warnings=warned,
+            fault=self._fault,
         )
+
+    @property
+    def _fault(self) -> str:
+        return getattr(self.part, "fault", "")
 
     def _turn(self) -> float:
         """One turn; the seconds it took."""

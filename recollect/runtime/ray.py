@@ -34,7 +34,7 @@ from recollect.types import ConfigError
 LOWEST, BELOW = (2, 59), (2, 61)
 """Ray's versions whose doors and signals were looked at: `Cluster.local` knows their insides."""
 SMALLEST_STORE = 75 * 2**20
-LAST_WORDS = 4_000  # bytes
+LAST_WORDS = 16_000  # bytes: after a stack stand the names of all modules
 REACH_SECONDS = 1.0
 """For a machine of a cluster to take a call."""
 NEEDED = ("gcs_server", "raylet")

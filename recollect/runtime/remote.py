@@ -288,8 +288,7 @@ class Remote:
         for text in found.warnings:
             warnings.warn(f"{name}: {text}", RuntimeWarning, stacklevel=2)
         if failed > 0:
-            last = found.warnings[-1] if found.warnings else "an environment failed"
-            self._lives.env_failed(failed, f"{name}: {last}")
+            self._lives.env_failed(failed, f"{name}: {found.fault or 'an environment failed'}")
 
     # --- Those that die --------------------------------------------------------------------------
 
@@ -306,7 +305,7 @@ class Remote:
 
     def saved(self) -> None:
         """The last state that was taken is on disk."""
-        self._lives.journals.saved()
+        self._lives.saved()
 
     def _counted(self, name: str) -> Mapping[str, int]:
         """A worker's counts, as last heard."""

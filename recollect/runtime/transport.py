@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from recollect.envs import calls
 from recollect.messages import (
     DEADLINE,
     PartLostError,
@@ -22,6 +24,7 @@ from recollect.messages import (
     exchanged,
 )
 from recollect.program import Part
+from recollect.run import watchdog
 from recollect.runtime import ray as opening
 from recollect.runtime.hosting import QUICK, Setting
 from recollect.runtime.placing import Demand, Node, check_room
@@ -37,6 +40,12 @@ GLANCE_SECONDS = 0.5
 PRINTED_BYTES = 16 << 20
 """Of what a part prints, that is kept; more is looked for after each slice."""
 
+MAKE_SECONDS = 60.0
+"""That making an environment may take in any case: much is imported for the first, by all parts at
+once."""
+UNKNOWN_END = "killed from outside, out of memory, or ended by what it ran"
+Words = Callable[[int], str]
+
 
 class _Answer:
     """A Ray object as a `Pending`.
@@ -44,10 +53,19 @@ class _Answer:
     Args:
         ref: the object. name: of the part that was asked.
         handle: with which, where the part may be replaced. life: the one that was asked.
+        words: see `_why`.
     """
 
-    def __init__(self, ref: Any, name: str, handle: _Handle | None = None, life: int = 0) -> None:
+    def __init__(
+        self,
+        ref: Any,
+        name: str,
+        handle: _Handle | None = None,
+        life: int = 0,
+        words: Words | None = None,
+    ) -> None:
         self.ref, self._name, self._handle, self._life = ref, name, handle, life
+        self._words = words
 
     @property
     def _late(self) -> bool:
@@ -63,7 +81,7 @@ class _Answer:
         while True:
             now = time.monotonic()
             try:
-                return _fetched(self.ref, min(end, now + GLANCE_SECONDS), self._name)
+                return _fetched(self.ref, min(end, now + GLANCE_SECONDS), self._name, self._words)
             except PartSilentError:
                 if self._late:
                     raise PartLostError("it was replaced", self._name) from None
@@ -71,7 +89,7 @@ class _Answer:
                     raise
 
 
-def _fetched(ref: Any, end: float, name: str) -> Any:
+def _fetched(ref: Any, end: float, name: str, words: Words | None = None) -> Any:
     ray = opening.load()
     try:
         answer = ray.get(ref, timeout=max(0.0, end - time.monotonic()))
@@ -83,9 +101,9 @@ def _fetched(ref: Any, end: float, name: str) -> Any:
             raise cause from None
         raise
     except ray.exceptions.RayError as error:  # it died, or the owner of what it sent
-        raise PartLostError(_why(error), name) from None
+        raise PartLostError(_why(error, words), name) from None
     # What is `Shared` comes as a reference.
-    return exchanged(answer, ray.ObjectRef, lambda shared: _fetched(shared, end, name))
+    return exchanged(answer, ray.ObjectRef, lambda shared: _fetched(shared, end, name, words))
 
 
 def forget_prints() -> None:
@@ -100,8 +118,12 @@ def forget_prints() -> None:
                 os.ftruncate(stream, 0)
 
 
-def _why(error: Exception) -> str:
-    """Ray's words on a death, without its numbers."""
+def _why(error: Exception, words: Words | None = None) -> str:
+    """Ray's words on a death, without its numbers.
+
+    Args:
+        words: gives the last words of a process, if they are known.
+    """
     text = " ".join(str(error).split())
     for sign, said in (
         (
@@ -115,9 +137,27 @@ def _why(error: Exception) -> str:
         if sign in text:
             exit_detail = text.partition("exit detail: ")[2].partition(". ")[0]
             if "unexpectedly exits" in exit_detail:  # which says no more
-                exit_detail = "killed from outside, out of memory, or ended by what it ran"
+                pid = re.search(r"\bpid: (\d+)", text)
+                exit_detail = _end(words(int(pid[1]))) if pid and words else ""
+                exit_detail = exit_detail or UNKNOWN_END
             return said + (f": {exit_detail}" if exit_detail else "")
     return text[:200]
+
+
+def _end(words: str) -> str:
+    """How a process ended, if it was said in its last words; else empty.
+
+    By `faulthandler`, where it crashed, or by the watchdog, where making an environment hung.
+    """
+    if hung := re.search(rf"^recollect: (.*){re.escape(watchdog.ENDS)}", words, re.MULTILINE):
+        return hung[1]
+    fatal = re.search(
+        r"Fatal Python error: ([^\n]+)\n.*?most recent call first\):\n"
+        r'  File "([^"\n]+)", line (\d+) in (\S+)',
+        words,
+        re.DOTALL,
+    )
+    return f"{fatal[1]} in {fatal[4]} ({fatal[2]}, line {fatal[3]})" if fatal else ""
 
 
 class _Handle:
@@ -151,16 +191,13 @@ class _Actor:
     def __init__(self, packed: bytes, held: Mapping[str, Sequence[_Handle]], threads: int) -> None:
         # Before torch is loaded: threads that wait must sleep.
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+        calls.blamed = (*calls.blamed, KeyboardInterrupt)  # nobody interrupts this process
         self._shared: tuple[Any, Any] = (None, None)
         self._error: Exception | None = None
         self._held = held
         try:
-            from recollect.runtime.hosting import Host
-
-            part, clients, setting = opening.unpacked(packed)
-            address = opening.load().util.get_node_ip_address()
-            own = address.startswith("127.")  # of a cluster of our own
-            self._host = Host(part, held, clients, setting, "" if own else address)
+            with _staying():
+                self._host = _hosted(packed, held)
         except Exception as error:
             self._error = error
 
@@ -177,13 +214,15 @@ class _Actor:
     def slice(self, *arguments: Any) -> Any:
         self._check()
         try:
-            return self._host.slice(*arguments)
+            with _staying():
+                return self._host.slice(*arguments)
         finally:
             forget_prints()
 
     def control(self, method: str, *arguments: Any) -> Any:
         self._check()
-        return getattr(self._host, method)(*arguments)
+        with _staying():
+            return getattr(self._host, method)(*arguments)
 
     def _check(self) -> None:
         if self._error is not None:
@@ -194,6 +233,33 @@ class _Actor:
         if self._shared[0] is not answer.value:
             self._shared = (answer.value, opening.load().put(answer.value))
         return self._shared[1]
+
+
+def _hosted(packed: bytes, held: Mapping[str, Sequence[_Handle]]) -> Any:
+    """The host of a part; the process ends if making one of its environments hangs."""
+    from recollect.runtime.hosting import Host
+
+    part, clients, setting = opening.unpacked(packed)
+    address = opening.load().util.get_node_ip_address()
+    own = address.startswith("127.")  # of a cluster of our own
+    # Nobody else can tell: what a part is asked, it answers once it is made.
+    deadline = max(MAKE_SECONDS, setting.env_deadline)
+    with watchdog.Watchdog(calls.current, deadline, lambda _: None, gil=False):
+        return Host(part, held, clients, setting, "" if own else address)
+
+
+@contextlib.contextmanager
+def _staying() -> Iterator[None]:
+    """What a part runs does not end its process in passing, nor is it taken for a cancelled task.
+
+    Raises:
+        RuntimeError: it wanted to.
+    """
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        kind = type(error).__name__
+        raise RuntimeError(f"something that it runs raised {kind} {error}".rstrip()) from error
 
 
 class RayTransport:
@@ -254,11 +320,11 @@ class RayTransport:
         actor = self._actors[name]
         if method == "slice":
             turns = actor.slice.options(concurrency_group="turns")
-            return _Answer(turns.remote(*arguments), name)
+            return _Answer(turns.remote(*arguments), name, words=self.cluster.last_words)
         control = actor.control
         if method in QUICK:
             control = control.options(concurrency_group="quick")
-        return _Answer(control.remote(method, *arguments), name)
+        return _Answer(control.remote(method, *arguments), name, words=self.cluster.last_words)
 
     def rewire(self, holder: str, name: str) -> None:
         """Let a part know the present life of another one."""

@@ -136,7 +136,8 @@ def _setting(job: Job, part: Part, number: int) -> Setting:
     threads = _learner_threads(job) if part.kind == "learner" else 1
     seed = int(philox.seeds(job.seed, philox.Purpose.INITIALISATION, 0, 0, 2 + number))
     images = job.env.has_images and part.kind != "replay"
-    return Setting(os.getcwd(), tuple(sys.path), threads, seed, images)
+    deadline = job.config.env_deadline
+    return Setting(os.getcwd(), tuple(sys.path), threads, seed, images, deadline)
 
 
 def _learner_threads(job: Job) -> int:
