@@ -204,6 +204,13 @@ class Remote:
         Returns:
             Whether anything has changed; the counts may be less afterwards, where a part died.
         """
+        died = -1
+        while died < self._lives.died and not interrupted():  # who dies meanwhile undoes some of it
+            died = self._lives.died
+            self._settle(interrupted)
+        return True
+
+    def _settle(self, interrupted: Callable[[], bool]) -> None:
         actors = [name for name, worker in self._workers.items() if "env_steps" in worker.counts]
         while not interrupted() and (
             not self._lives.whole or any(self._workers[name].pending for name in actors)
@@ -223,7 +230,6 @@ class Remote:
                 while worker.pending is not None and not interrupted():
                     self._hear()
                 turns = turns or (worker.last.turns if worker.last else 0)
-        return True
 
     def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
         """Nothing: a part's turn never keeps the driver waiting."""

@@ -123,9 +123,10 @@ class Training:
                     self._write_row()
                 if self._must_stop():
                     self._leave()
-                # Where an actor died meanwhile, what it had not sent is done again.
-                settled = self._env_steps() >= self.job.env_steps
-        self.save_and_wait()
+                # Where a part dies meanwhile, what it had not sent, or had learned, is done again.
+                died = self._runtime.died
+                self.save_and_wait()
+                settled = self._env_steps() >= self.job.env_steps and self._runtime.died == died
         self._ended = not self._saves.failed("last")
 
     def _take_turns(self) -> None:

@@ -61,8 +61,10 @@ def test_an_actor_comes_back_anew_with_what_shards_have_of_it(stage: Stage) -> N
         "why": "it was killed",
         "down_seconds": 0.1,
         "lost_steps": 100 - 75,
+        "undone_updates": 0,
         "undone_steps": 0,
         "replayed": 0,
+        "env_failures": 0,
     }
     assert (stage.lives.died, stage.lives.came_back, stage.lives.lost_steps) == (1, 1, 25)
     assert stage.lives.who("actor/1") == {"pid": 701, "host": ""}
@@ -345,8 +347,23 @@ def test_one_that_cannot_be_made_again_ends_the_run_as_what_it_is(stage: Stage) 
     stage.withheld = {("actor/0", "who")}
     stage.die("actor/0")
     stage.tend()
+    stage.let("actor/0", "who", KeyError("a fault of ours"))
+    with pytest.raises(KeyError, match="a fault of ours"):
+        stage.tend()
+
+
+def test_an_environment_that_cannot_be_made_again_is_tried_again(stage: Stage) -> None:
+    """R8: and counts as a failure of an environment."""
+    stage.withheld = {("actor/0", "who")}
+    stage.die("actor/0")
+    stage.tend()
+    for _ in range(LIMIT - 1):
+        stage.let("actor/0", "who", EnvError("there is no such environment"))
+        stage.withheld = {("actor/0", "who")}
+        stage.tend(times=2)
+        assert not stage.lives.whole
     stage.let("actor/0", "who", EnvError("there is no such environment"))
-    with pytest.raises(EnvError, match="there is no such environment"):
+    with pytest.raises(PartLostError, match="there is no such environment"):
         stage.tend()
 
 
@@ -439,7 +456,7 @@ def test_more_than_ten_deaths_in_ten_minutes_end_the_run(stage: Stage) -> None:
     with pytest.raises(
         PartLostError,
         match=r"^actor/0 \(process 730\): it was killed; that is its death number 11 within 10 "
-        "minutes, and 10 are borne$",
+        "minutes, and 10 are borne: an environment may be what ends it",
     ) as found:
         stage.die("actor/0")
     assert found.value.part == "actor/0"
