@@ -11,21 +11,13 @@ from typing import Any
 
 import pytest
 
+from recollect.program import kind_of
 from recollect.run.metrics import read_metrics
 from tests.commanded import status
 from tests.runtime.aftermath import assert_sound
-from tests.runtime.namespaces import Host, cut, kill, mend, three_hosts
+from tests.runtime.namespaces import Host, cut, kill, mend, parts_on, three_hosts
 
 pytest.importorskip("ray")
-
-# What `docs/distributed.md` says of `ray start`.
-PULSE = {
-    "RAY_health_check_initial_delay_ms": "500",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "4",
-}
-FIND_SECONDS = 10.0
 
 
 class Watched:
@@ -41,69 +33,81 @@ class Watched:
         lines = path.read_text().splitlines() if path.exists() else []
         return [json.loads(line) for line in lines]
 
-    def wait(self, true: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any]:
-        """Until its status is so."""
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the parts that live are."""
+        found = status(self.run)["parts"]
+        return {part["name"]: part["host"] for part in found if part["alive"]}
+
+    def wait(self, true: Callable[[], bool], seconds: float = 100) -> None:
+        """Until something is so, while the run goes on."""
         end = time.monotonic() + seconds
-        while True:
-            found = status(self.run) if (self.run / "status.json").exists() else {}
-            if found.get("state") == "running" and true(found):
-                return found
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < end, found
-            time.sleep(0.2)
+        while not true():
+            assert self.process.poll() is None, "the run has ended"
+            assert time.monotonic() < end, self.deaths
+            time.sleep(0.1)
 
-
-def places(found: dict[str, Any]) -> dict[str, str]:
-    """Where the parts that live are."""
-    return {part["name"]: part["host"] for part in found["parts"] if part["alive"]}
+    def learns(self) -> bool:
+        """Whether it does, and could be gone on with."""
+        if not (self.run / "status.json").exists():
+            return False
+        found = status(self.run)
+        return found["updates"] > 0 and bool(found["checkpoint"])
 
 
 def strike(watched: Watched, how: Callable[[Host], None], host: Host) -> set[str]:
-    """Do it to a host; wait until all that was there is elsewhere, and say how long that took."""
-    there = {name for name, where in places(status(watched.run)).items() if where == host.address}
-    assert there, status(watched.run)
-    known = len(watched.deaths)
+    """Do it to a host; when all that was there is elsewhere, print how long that took."""
+    there = {name for name, where in watched.places.items() if where == host.address}
+    known, steps = len(watched.deaths), status(watched.run)["env_steps"]
     how(host)
-    struck = time.time()
-    back: dict[str, float] = {}
+    struck, back = time.monotonic(), set[str]()
 
-    def all_back(found: dict[str, Any]) -> bool:
-        back.update({row["part"]: row["down_seconds"] for row in watched.deaths[known:]})
-        return back.keys() >= there and host.address not in places(found).values()
+    def all_back() -> bool:
+        for row in watched.deaths[known:]:
+            if row["part"] not in back:
+                back.add(row["part"])
+                after, down = time.monotonic() - struck, row["down_seconds"]
+                print(f"{how.__name__} {row['part']}: found in {after - down:.1f} s, ", end="")
+                print(f"back in another {down:.1f} s, {row['lost_steps']} steps lost: {row['why']}")
+        return back >= there
 
-    found = watched.wait(all_back, 100)
-    for name in sorted(there):
-        print(f"{how.__name__} {name}: away for {back[name]:.1f} s since it was noticed; all back")
-    print(f"  after {time.time() - struck:.1f} s at {found['env_steps']:,} steps")
+    watched.wait(all_back)
+    print(f"at {steps:,} steps; there were {', '.join(sorted(there))}")
     return there
 
 
 @pytest.mark.slow
 def test_a_run_over_three_hosts_learns_though_two_of_them_go(tmp_path: Path) -> None:
-    """Must show 2: it spans them, goes on without those that go, and learns what it would."""
+    """Must show 2: it goes on without them, nothing is there twice, it learns what it would.
+
+    With Ray as it is by default: it knows after a minute that a node is cut off. When the link is
+    mended before that, the old lives are there still, and go on as far as they are let.
+    """
     run = tmp_path / "run"
     words = "train r2d2 --env recollect/Recall-v0 --seed 1 --runtime ray --actor-processes 2 "
-    words += f"--replay-shards 2 --checkpoint-seconds 5 --run-dir {run} --address "
-    with three_hosts() as hosts, hosts.cluster(cpus=3, **PULSE) as cluster:
+    words += f"--replay-shards 2 --env-steps 60000 --checkpoint-seconds 5 --run-dir {run}"
+    with three_hosts() as hosts, hosts.cluster(cpus=3) as cluster:
         head, second, third = hosts.hosts
-        pinned = " ".join(
-            f"{k}:node={head.address}" for k in ("learner", "parameters", "evaluator")
-        )
-        command = [sys.executable, "-m", "recollect", *words.split(), cluster.address]
+        pins = [f"{kind}:node={head.address}" for kind in ("learner", "parameters", "evaluator")]
+        command = [sys.executable, "-m", "recollect", *words.split(), "--address", cluster.address]
         with (tmp_path / "said").open("w") as said:
-            process = cluster.start([*command, "--place", pinned], stdout=said, stderr=said)
+            command += ["--place", " ".join(pins)]
+            process = cluster.start(command, stdout=said, stderr=said)
         watched = Watched(run, process)
-        found = watched.wait(lambda found: found["updates"] > 0 and bool(found["checkpoint"]), 100)
-        assert set(places(found).values()) == {host.address for host in hosts.hosts}, places(found)
+        watched.wait(watched.learns)
+        assert set(watched.places.values()) == {host.address for host in hosts.hosts}
         killed = strike(watched, kill, second)
-        assert {"actor", "replay"} <= {name.partition("/")[0] for name in killed}
+        assert {"actor", "replay"} <= {kind_of(name) for name in killed}
         gone = strike(watched, cut, third)
-        assert any(name.startswith("actor") for name in gone)
+        assert "actor" in {kind_of(name) for name in gone}
+        assert len(parts_on(third)) == len(gone)  # they live, where nobody hears them
         mend(third)
+        mended = time.monotonic()
+        watched.wait(lambda: not parts_on(third))
+        print(f"what was left is gone {time.monotonic() - mended:.1f} s after the link was mended")
         process.wait(200)
     print((tmp_path / "said").read_text())
     assert process.returncode == 0
-    rows = read_metrics(run)
-    print(rows[-1])
+    assert {row["part"] for row in watched.deaths} == killed | gone
     assert_sound(run, watched.deaths)
-    assert rows[-1]["final/return_mean"] >= 0.95
+    assert read_metrics(run)[-1]["final/return_mean"] >= 0.95

@@ -325,12 +325,12 @@ class Remote:
             worker.counts, worker.pending, worker.last = counts, None, None
 
     def _await(self, name: str) -> None:
-        """Wait until a part lives.
+        """Wait until a part lives, or nobody waits for it any more.
 
         Raises:
             PartLostError: it will not come back.
         """
-        while why := self._lives.why_dead(name):
+        while (why := self._lives.why_dead(name)) and not self._lives.away(name):
             if self._lives.gone_for_good(name):
                 raise PartLostError(f"{name}: {why}", name)
             self._pause([])
@@ -396,10 +396,12 @@ class Remote:
         """Call a method of a part, between two of its turns; of its next life, if it dies.
 
         Raises:
-            PartLostError: it died and will not come back.
+            PartLostError: it died and will not come back, or there is no room for it.
         """
         while True:
             self._await(name)
+            if self._lives.away(name):
+                raise PartLostError(f"{name}: {self._lives.why_dead(name)}", name)
             with contextlib.suppress(_AgainError):
                 return self._wait_for(name, "own", method, *arguments)
 
@@ -515,7 +517,7 @@ class Remote:
             PartLostError: a part died and will not come back.
         """
         while True:
-            for name in self._present(self._parts):
+            for name in self._parts:
                 self._await(name)
             with contextlib.suppress(_AgainError):
                 return self._state_dict(on_disk)

@@ -76,6 +76,16 @@ def test_the_others_go_on_without_an_actor_and_are_saved_until_there_is_room(
         transport.hosts[f"replay/{k}"].part.check_valid()
 
 
+def test_a_save_that_waits_for_an_actor_stops_waiting(spread: tuple[Remote, Threads]) -> None:
+    runtime, _ = spread
+    lose(spread, "actor/0")
+    with pytest.warns(RuntimeWarning, match="no room for actor/0"):
+        state = runtime.state_dict()
+    assert state["parts"]["actor/0"].keys() == runtime._workers["actor/0"].counts.keys()
+    with pytest.raises(PartLostError, match="^actor/0: there is no room for actor/0; it had died"):
+        runtime.ask("actor/0", "metrics")
+
+
 @pytest.mark.parametrize("name", ["replay/1", "learner", "parameters", "evaluator"])
 def test_without_another_part_the_run_ends_after_some_minutes(
     spread: tuple[Remote, Threads], name: str, monkeypatch: pytest.MonkeyPatch
