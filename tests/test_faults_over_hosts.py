@@ -57,6 +57,7 @@ class Watched:
 
 def strike(watched: Watched, how: Callable[[Host], None], host: Host) -> set[str]:
     """Do it to a host; when all that was there is elsewhere, print how long that took."""
+    watched.wait(lambda: len(watched.places) == len(status(watched.run)["parts"]))
     there = {name for name, where in watched.places.items() if where == host.address}
     known, steps = len(watched.deaths), status(watched.run)["env_steps"]
     how(host)
@@ -67,9 +68,9 @@ def strike(watched: Watched, how: Callable[[Host], None], host: Host) -> set[str
             if row["part"] not in back:
                 back.add(row["part"])
                 after, down = time.monotonic() - struck, row["down_seconds"]
-                print(f"{how.__name__} {row['part']}: found in {after - down:.1f} s, ", end="")
-                print(f"back in another {down:.1f} s, {row['lost_steps']} steps lost: {row['why']}")
-        return back >= there
+                print(f"{how.__name__} {row['part']}: found within {after - down:.1f} s, ", end="")
+                print(f"back after another {down:.1f} s, {row['lost_steps']} steps lost")
+        return back >= there and host.address not in watched.places.values()
 
     watched.wait(all_back)
     print(f"at {steps:,} steps; there were {', '.join(sorted(there))}")

@@ -579,9 +579,9 @@ class Remote:
         self._count()
 
     def close(self) -> None:
-        """End all parts: in good order where they answer, in any case soon."""
+        """End all parts: in good order where they live and answer, in any case soon."""
         asked = []
-        for name in self._parts:
+        for name in [name for name in self._parts if not self._lives.why_dead(name)]:
             with contextlib.suppress(PartLostError):
                 self._transport.ask(name, "stop")
                 asked.append(self._transport.ask(name, "close"))
