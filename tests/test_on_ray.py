@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ import pytest
 
 import recollect
 from recollect.run import checkpoint
-from recollect.run.metrics import read_metrics
 from recollect.runtime import sockets
 from tests import commanded
 from tests.commanded import start, status, train, wait_for_checkpoint
-from tests.runtime.namespaces import three_hosts
 from tests.test_killed import SHARED_MEMORY, kill, processes_in
 from tests.test_learns import score
 
@@ -128,26 +125,6 @@ def test_a_part_that_dies_ends_the_run_by_name(tmp_path: Path, victim: str) -> N
     assert f"resume {run}" in error
     assert error.count("\n") == 1
     assert status(run)["state"].startswith(f"failed: {victim}")
-
-
-@pytest.mark.slow
-def test_a_run_over_three_hosts_learns(tmp_path: Path) -> None:
-    """Must show 5: the run spans them and learns; `runtime/test_ray_joined` has what is refused."""
-    run = tmp_path / "run"
-    words = "train r2d2 --env recollect/Recall-v0 --seed 1 --runtime ray --actor-processes 2 "
-    words += f"--replay-shards 2 --address ADDRESS --run-dir {run}"
-    with three_hosts() as hosts, hosts.cluster(cpus=1) as cluster:
-        given = words.replace("ADDRESS", cluster.address).split()
-        process = cluster.start([sys.executable, "-m", "recollect", *given])
-        where: set[str] = set()
-        while process.poll() is None:
-            time.sleep(0.5)
-            if (run / "status.json").exists():
-                where |= {part["host"] for part in status(run)["parts"]}
-        out, error = process.communicate()
-    assert process.returncode == 0, out + error
-    assert len(where) == 3, where
-    assert read_metrics(run)[-1]["final/return_mean"] >= 0.95
 
 
 @pytest.mark.slow

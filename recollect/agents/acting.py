@@ -485,7 +485,7 @@ class Actor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the actor of this state was.
+        """Go on where the actor of this state was; a state of counts alone: with those, from anew.
 
         The episode of a slot whose environment cannot be put back is closed as truncated and
         another one begins there; a warning says so.
@@ -493,6 +493,9 @@ class Actor:
         Raises:
             ValueError: the state is of another actor, or damaged; this one is not to be used then.
         """
+        if state.keys() == self.counts().keys():
+            self.go_on_from({name: states.count(state, name) for name in state})
+            return
         for name in _ARRAYS:
             like = getattr(self, f"_{name}")
             setattr(self, f"_{name}", states.array(states.part(state, "arrays"), name, like))

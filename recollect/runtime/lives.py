@@ -16,6 +16,7 @@ it waits for, so nothing else stands still for it.
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,8 @@ from recollect.types import EnvError
 
 START_SECONDS = 180.0
 """For a part to be there: it loads torch, and may share a core with many."""
+ROOM_SECONDS = 10.0
+"""For a part to be there, before it is looked for room; and between two such looks."""
 PULSE_SECONDS = 1.0
 """Between two looks whether a part lives."""
 PATIENCE = {"here": 20.0, "elsewhere": 6.0}
@@ -65,6 +68,9 @@ class Transport(Protocol):
 
     def rewire(self, holder: str, name: str) -> None:
         """Let a part know the present life of another one that it holds."""
+
+    def no_room(self, name: str) -> str:
+        """Why no machine has room for a part that was started; empty if one has."""
 
     def kill(self, name: str, pid: int) -> None:
         """End what may be left of a part's present life; its process, if that is known."""
@@ -116,6 +122,8 @@ class _Known:
     heard: float = 0.0
     dead: str = ""
     """Why; empty while it lives."""
+    no_room: str = ""
+    """Why its next life has no place."""
     began_with: int = 0
     """Environment steps of its earlier lives."""
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LIMIT + 1))
@@ -126,6 +134,8 @@ class _Known:
     waits: Pending | None = None
     silent: float = 0.0
     """For so long there is no answer to `waits`, or to `question`."""
+    looked_at: float = 0.0
+    """When it was last looked whether there is room."""
     question: Pending | None = None
     asked_at: float = 0.0
     copying: Pending | None = None
@@ -220,8 +230,13 @@ class Lives:
 
     @property
     def whole(self) -> bool:
-        """Whether all parts live."""
-        return not any(known.dead for known in self._known.values())
+        """Whether all parts live, but for those that nobody waits for."""
+        return not any(known.dead and not self.away(name) for name, known in self._known.items())
+
+    def away(self, name: str) -> bool:
+        """Whether a part has no room anywhere, and others go on without it."""
+        known = self._known[name]
+        return bool(known.no_room) and known.part.role.comes_back == "anew"
 
     def waited_for(self) -> list[Pending]:
         """Answers of parts that recoveries wait for."""
@@ -231,7 +246,8 @@ class Lives:
 
     def why_dead(self, name: str) -> str:
         """Why a part is dead, empty if it lives."""
-        return self._known[name].dead
+        known = self._known[name]
+        return f"{known.no_room}; it had died: {known.dead}" if known.no_room else known.dead
 
     def gone_for_good(self, name: str) -> bool:
         """Whether a part is dead and will not come back."""
@@ -309,7 +325,7 @@ class Lives:
                 name,
             ) from error
         known.epoch += 1
-        known.silent, known.who = 0.0, {}
+        known.silent, known.who, known.no_room = 0.0, {}, ""
         known.steps = self._comes_back(known, pid)
 
     def env_failed(self, number: int, message: str) -> None:
@@ -404,6 +420,7 @@ class Lives:
         while known.steps is not None and known.epoch == epoch:
             if known.waits is not None and not known.waits.ready():
                 known.silent += gap
+                self._look_for_room(known)
                 if known.silent > START_SECONDS:
                     why, late = f"it was not there after {START_SECONDS:g} s", known
                     if isinstance(known.waits, _Asked):
@@ -417,7 +434,7 @@ class Lives:
                     send = partial(known.steps.send, known.waits.result())
                 except Exception as error:
                     send = partial(known.steps.throw, error)
-            known.silent, known.waits = 0.0, None
+            known.silent, known.waits, known.no_room = 0.0, None, ""
             try:
                 waits = send()
             except StopIteration:
@@ -439,6 +456,34 @@ class Lives:
                 known.waits = waits
             if waits is None:
                 return
+
+    def _look_for_room(self, known: _Known) -> None:
+        """Of a part that does not come; without an actor the others go on until there is some.
+
+        Raises:
+            PartLostError: without it they cannot, and there was none for `START_SECONDS`.
+        """
+        now = time.monotonic()
+        if min(known.silent, now - known.looked_at) < ROOM_SECONDS:
+            return
+        known.looked_at, before = now, known.no_room
+        known.no_room = self._transport.no_room(known.part.name)
+        if self.away(known.part.name):
+            known.silent = 0.0
+            if not before:
+                warnings.warn(
+                    f"{known.part.name} died ({known.dead}), and {known.no_room}. The others go on "
+                    "without it, until there is room",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        elif known.no_room and known.silent > START_SECONDS - ROOM_SECONDS:
+            known.steps = known.waits = None
+            raise PartLostError(
+                f"{known.part.name}: {known.dead}; and for {known.silent:.0f} s it could not be "
+                f"replaced: {known.no_room}",
+                known.part.name,
+            )
 
     def _comes_back(self, known: _Known, pid: int) -> Steps:
         """A new life of a part, from the end of the old one to where others may ask it."""

@@ -125,8 +125,8 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> ConfigError:
 def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> dict[str, Node]:
     """Where each part can be; ConfigError, saying what is wanted and what is there, if it cannot.
 
-    Parts that are bound to a node come first, then the largest. Each is put where the fewest are,
-    or, if all do not fit so, on the first node that has room. Where they do not fit so either,
+    Parts that are bound to a node come first, then the largest. Each is put where the fewest are
+    (of these where most processors are free), or, if all do not fit so, on the first node that has room. Where they do not fit so either,
     another order might do by luck, and is not looked for.
     """
     order = sorted(
@@ -140,9 +140,10 @@ def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> dict[str
         if len(found) == len(order):
             return found
     name = order[len(found)]
+    several = f"all parts take {_total(demands)}, and " * (len(order) > 1)
     raise ConfigError(
-        f"there is no room for {name}, which takes {_said(demands[name])}: all parts take "
-        f"{_total(demands)}, and free is {_free(nodes)}. Take less with place (as in "
+        f"there is no room for {name}, which takes {_said(demands[name])}: "
+        f"{several}free is {_free(nodes)}. Take less with place (as in "
         f"{EXAMPLE!r}), fewer actor_processes, or add machines"
     )
 
@@ -161,7 +162,9 @@ def _fitted(
         ]
         if not fits:
             break
-        k = min(fits, key=parts.__getitem__) if spread else fits[0]
+        k = fits[0]
+        if spread:
+            k = min(fits, key=lambda k: (parts[k], -free[k].get("CPU", 0.0)))
         for what, amount in bundle.items():
             free[k][what] -= amount
         parts[k] += 1

@@ -11,7 +11,7 @@ import contextlib
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -216,7 +216,7 @@ class Remote:
             not self._lives.whole or any(self._workers[name].pending for name in actors)
         ):
             self._hear()
-        with contextlib.suppress(_AgainError), self._held(actors):
+        with contextlib.suppress(_AgainError), self._held(self._present(actors)):
             pass  # what they had not sent has arrived
         for worker in self._workers.values():
             if worker.part.kind != "learner":
@@ -325,12 +325,12 @@ class Remote:
             worker.counts, worker.pending, worker.last = counts, None, None
 
     def _await(self, name: str) -> None:
-        """Wait until a part lives.
+        """Wait until a part lives, or nobody waits for it any more.
 
         Raises:
             PartLostError: it will not come back.
         """
-        while why := self._lives.why_dead(name):
+        while (why := self._lives.why_dead(name)) and not self._lives.away(name):
             if self._lives.gone_for_good(name):
                 raise PartLostError(f"{name}: {why}", name)
             self._pause([])
@@ -396,10 +396,12 @@ class Remote:
         """Call a method of a part, between two of its turns; of its next life, if it dies.
 
         Raises:
-            PartLostError: it died and will not come back.
+            PartLostError: it died and will not come back, or there is no room for it.
         """
         while True:
             self._await(name)
+            if self._lives.away(name):
+                raise PartLostError(f"{name}: {self._lives.why_dead(name)}", name)
             with contextlib.suppress(_AgainError):
                 return self._wait_for(name, "own", method, *arguments)
 
@@ -490,9 +492,14 @@ class Remote:
             raise
 
     def _count(self) -> None:
-        for name, counts in self._ask_all(self._workers, "own", "counts").items():
+        living = self._present(self._workers)
+        for name, counts in self._ask_all(living, "own", "counts").items():
             self._workers[name].counts = counts
             self._rate(name, counts)
+
+    def _present(self, names: Iterable[str]) -> list[str]:
+        """Those of them without which nothing goes on: all but actors without room."""
+        return [name for name in names if not self._lives.away(name)]
 
     @contextlib.contextmanager
     def _held(self, names: Sequence[str] | Mapping[str, Any]) -> Iterator[None]:
@@ -508,6 +515,8 @@ class Remote:
     def state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None = None) -> dict[str, Any]:
         """Everything that decides what comes next, as `Inline` has it; once all parts live.
 
+        Of an actor for which no machine has room it is what it had counted: it begins anew.
+
         Args:
             on_disk: gives the buffers that need not be fetched, by place.
         Raises:
@@ -520,15 +529,15 @@ class Remote:
                 return self._state_dict(on_disk)
 
     def _state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None) -> dict[str, Any]:
-        journals = self._lives.journals
-        with self._held(self._workers):
+        journals, present = self._lives.journals, self._present(self._parts)
+        with self._held(self._present(self._workers)):
             written = [
                 name
                 for name, part in self._parts.items()
                 if part.role.comes_back == "journal" and journals.folder and self._ready
             ]
             epochs = self._lives.epochs
-            found = self._ask_all([n for n in self._parts if n not in written], "state")
+            found = self._ask_all([n for n in present if n not in written], "state")
             for name in written:
                 needed = journals.needed(name)
                 found[name], page, senders = self._wait_for(name, "journaled_state", needed)
@@ -536,8 +545,11 @@ class Remote:
                 self._lives.arrived(name, senders)
             self._count()
         known = on_disk() if on_disk else {}
-        parts = {}
+        parts: dict[str, Any] = {}
         for name in self._parts:
+            if name not in present:
+                parts[name] = dict(self._workers[name].counts)
+                continue
             ask = partial(self._ask_life, epochs[name], name)
             parts[name] = pieces.fetched(ask, found[name], below("/parts", name), known)
             ask("forget")
@@ -574,9 +586,9 @@ class Remote:
         self._count()
 
     def close(self) -> None:
-        """End all parts: in good order where they answer, in any case soon."""
+        """End all parts: in good order where they live and answer, in any case soon."""
         asked = []
-        for name in self._parts:
+        for name in [name for name in self._parts if not self._lives.why_dead(name)]:
             with contextlib.suppress(PartLostError):
                 self._transport.ask(name, "stop")
                 asked.append(self._transport.ask(name, "close"))

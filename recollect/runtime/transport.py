@@ -73,7 +73,10 @@ class _Answer:
         return self._handle is not None and self._handle.life != self._life
 
     def ready(self) -> bool:
-        there = opening.load().wait([self.ref], timeout=0, fetch_local=False)[0]
+        # For the driver, which must not be kept waiting, an answer has come when it is here: one
+        # that lies on a machine that is cut off never will be.
+        here = self._handle is None
+        there = opening.load().wait([self.ref], timeout=0, fetch_local=here)[0]
         return bool(there) or self._late
 
     def result(self, seconds: float = DEADLINE) -> Any:
@@ -372,7 +375,7 @@ class RayTransport:
     def wait(self, answers: Sequence[Pending], seconds: float) -> None:
         """Wait for one of these."""
         refs = [answer.ref for answer in answers if isinstance(answer, _Answer)]
-        opening.load().wait(refs, timeout=seconds, fetch_local=False)
+        opening.load().wait(refs, timeout=seconds, fetch_local=True)
 
     def close(self) -> None:
         """End all parts, give their places back, and the cluster if it is our own."""

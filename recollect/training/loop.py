@@ -260,6 +260,7 @@ class Training:
 
     def _pause(self, counts: Mapping[str, int]) -> bool:
         """Whether something is to be done between two rounds; also shows how the run stands."""
+        self._tell_of_deaths()
         now = time.perf_counter()
         if now - self._looked_at > SECONDS_PER_LOOK:
             self._looked_at = now

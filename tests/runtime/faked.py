@@ -216,6 +216,7 @@ class Threads:
         hosts: by name, once they are made.
         asked: how often each method of a host was asked, as (part, method).
         killed: those that the driver wanted ended, in order.
+        full: for the next lives of these there is no room.
     """
 
     def __init__(self) -> None:
@@ -224,6 +225,7 @@ class Threads:
         self.closed = False
         self.begun: Counter[str] = Counter()  # lives, by name
         self.killed: list[str] = []
+        self.full: dict[str, threading.Event] = {}
         self._pools: dict[tuple[str, bool], ThreadPoolExecutor] = {}
         self._made: dict[str, _Answer] = {}
         self._open: dict[str, set[_Answer]] = {}
@@ -244,7 +246,11 @@ class Threads:
                 self._pools[part.name, turns] = ThreadPoolExecutor(1)
         self._handles[part.name] = [handle for each in handles.values() for handle in each]
 
+        full = self.full.get(part.name)
+
         def make() -> None:
+            if full is not None:
+                full.wait(60)
             self.hosts[part.name] = Host(part, handles, clients, setting)
 
         self._made[part.name] = self.submit(part.name, make)
@@ -325,8 +331,14 @@ class Threads:
     def lost(self) -> str:
         return ""
 
+    def no_room(self, name: str) -> str:
+        full = self.full.get(name)
+        return "" if full is None or full.is_set() else f"there is no room for {name}"
+
     def close(self) -> None:
         self.closed = True
+        for room in self.full.values():
+            room.set()
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 

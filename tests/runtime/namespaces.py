@@ -39,6 +39,8 @@ PREFIX = "recollect-test-"
 TOKEN = "5ca1ab1e" * 8
 STORE_BYTES = 80_000_000
 PORT = 6379
+PART = b"ray::_Actor"
+"""What Ray has the process of a part be called."""
 NUMBERS = itertools.count()
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -179,6 +181,18 @@ def mend(host: Host) -> None:
 def kill(host: Host) -> None:
     """End all its processes at once, those of its cluster's node included, by SIGKILL."""
     _kill_all(host.namespace)
+
+
+def parts_on(host: Host) -> list[int]:
+    """The processes of parts of a run there, also of one that is cut off."""
+    pids = map(int, _do("netns", "pids", host.namespace).split())
+    return [pid for pid in pids if PART in _command(pid)]
+
+
+def _command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path("/proc", str(pid), "cmdline").read_bytes()
+    return b""
 
 
 def _port(host: Host) -> str:

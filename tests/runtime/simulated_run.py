@@ -340,8 +340,7 @@ class Run:
 
 def simulate(seed: int, endless: bool = False) -> Run:
     """A whole run; what does not hold is raised, with the seed and the event."""
-    there = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=there if there.is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         run = Run(seed, Path(folder), endless)
         try:
             # Of deaths that are borne, so that faults may go on.
