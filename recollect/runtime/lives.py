@@ -86,7 +86,7 @@ class Death:
     `epoch` is that of the life that ended, `pid` its process. `lost_steps` were taken, as far as
     had been heard, and did not arrive in replay; `undone_updates` went with a learner, and the
     `undone_steps` it learned from in them, or was about to, are owed again; of `replayed` calls a
-    shard's journal had record, -1 if it could not be used. `env_failures` of environments ended it.
+    shard's journal had record, -1 if it could not be used.
     """
 
     part: str
@@ -99,7 +99,6 @@ class Death:
     undone_updates: int = 0
     undone_steps: int = 0
     replayed: int = 0
-    env_failures: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -121,6 +120,8 @@ class _Known:
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LIMIT + 1))
     open: list[tuple[float, Death]] = field(default_factory=list)
     """Deaths since it lived last, and when they were noticed."""
+    env_failures: int = 0
+    """Those of its deaths since then that an environment is known to have caused."""
     steps: Steps | None = None
     """Its recovery."""
     waits: Pending | None = None
@@ -261,9 +262,8 @@ class Lives:
         self.died += 1
         pid = int(known.who.get("pid", 0))
         called = self.called(name)
-        death = Death(name, known.part.kind, epoch, pid, str(error))
-        death.env_failures = int(isinstance(error, EnvError))
-        known.open.append((now, death))
+        known.open.append((now, Death(name, known.part.kind, epoch, pid, str(error))))
+        known.env_failures += isinstance(error, EnvError)
         known.dead = str(error)
         known.deaths.append(now)
         if known.steps is not None:
@@ -424,8 +424,8 @@ class Lives:
                 death.lost_steps = max(0, counts.get("env_steps", 0) - arrived)
                 self.lost_steps += death.lost_steps
             counts["env_steps"] = arrived
-            if failed := sum(death.env_failures for _, death in known.open):
-                counts["env_failures"] = counts.get("env_failures", 0) + failed
+            if known.env_failures:
+                counts["env_failures"] = counts.get("env_failures", 0) + known.env_failures
         self._transport.start(part, held, epoch)
         known.who = yield self._transport.ask(name, "who")
         role = part.role.comes_back
@@ -463,7 +463,7 @@ class Lives:
             death.down_seconds = now - noticed
             self.deaths.append(death)
             self.came_back += 1
-        known.open = []
+        known.open, known.env_failures = [], 0
         self._told(known.part.name, counts)
 
     def _owe_again(
