@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recollect import messages
-from recollect.messages import Known, Near, PartLostError, PartSilentError, Posts, Shared, unshared
+from recollect.messages import (
+    FencedError,
+    Known,
+    Near,
+    PartLostError,
+    PartSilentError,
+    Posts,
+    Shared,
+    unless_lost,
+    unshared,
+)
+from tests.replay.spread import Clock
 from tests.runtime.faked import World
 
 
@@ -176,3 +187,163 @@ def test_a_silent_part_is_a_lost_one_too() -> None:
     with pytest.raises(PartSilentError):
         posts.flush()
     assert len(posts) == 1, "it may come yet"
+
+
+# --- Parts that are replaced ----------------------------------------------------------------------
+
+
+def keeper(world: World, posts: Posts, name: str = "echo") -> tuple[list[Any], Any]:
+    """What was heard; and what sends a word that must not be lost."""
+    heard: list[Any] = []
+    handle = world.handle(name, Echo(), "me")
+
+    def send(what: Any, nbytes: int = 0) -> None:
+        posts.keep(handle, lambda: handle.ask("say", what), nbytes, heard.append)
+
+    return heard, send
+
+
+def test_what_was_kept_is_sent_again_in_order_before_anything_newer() -> None:
+    """R2."""
+    world, posts = World(), Posts()
+    heard, send = keeper(world, posts)
+    for i in range(3):
+        send(i, 10)
+    world.move()  # 0 has arrived
+    world.lose("echo")
+    world.run()
+    assert not posts.full
+    assert (len(posts), posts.nbytes, posts.lost, heard) == (2, 20, 0, [0])
+    send(3, 10)
+    world.revive("echo", other := Echo())
+    send(4, 10)
+    world.run()
+    assert other.heard == [1, 2, 3, 4]
+    posts.flush()
+    assert (heard, len(posts), posts.nbytes) == ([0, 1, 2, 3, 4], 0, 0)
+    assert (posts.sent, posts.sent_bytes, posts.lost) == (5, 50, 0), "each counts once"
+
+
+@given(
+    does=st.lists(st.integers(0, 7), max_size=60),
+    choices=st.lists(st.integers(0, 99), max_size=200),
+)
+def test_a_part_that_passes_over_repeats_has_each_message_once_and_in_order(
+    does: list[int], choices: list[int]
+) -> None:
+    """R2: killed and replaced at any moment, with all it had; also while another one sends."""
+    left = iter(choices)
+    world, posts = World(lambda n: next(left, 0) % n), Posts(most=4)
+    heard, send = keeper(world, posts)
+    others, send_other = keeper(world, posts, "other")
+    echo, sent = world.parts["echo"], [0, 0]
+    for do in does:
+        if do <= 1 and not posts.full:
+            (send, send_other)[do](sent[do])
+            sent[do] += 1
+        elif do == 2:
+            world.lose("echo")
+        elif do == 3:
+            world.revive("echo", echo)
+        else:
+            world.move()
+        assert len(posts) <= 4
+    world.revive("echo", echo)
+    posts.flush()
+    first = list(dict.fromkeys(echo.heard))
+    assert first == heard == list(range(sent[0]))
+    for i, word in enumerate(echo.heard):  # what comes again begins anew, and goes on in order
+        assert word <= max(echo.heard[:i], default=-1) + 1
+    assert others == list(range(sent[1]))
+    assert posts.lost == 0
+
+
+def test_a_message_kept_for_one_part_does_not_hold_up_the_answers_of_others() -> None:
+    world, posts = World(), Posts(most=3)
+    heard, send = keeper(world, posts)
+    others, send_other = keeper(world, posts, "other")
+    world.lose("echo")
+    send("gone")
+    world.run()
+    for i in range(20):
+        assert not posts.full
+        send_other(i)
+        world.run()
+    posts.look()
+    assert (others, heard, len(posts)) == (list(range(20)), [], 1)
+
+
+def test_a_part_replaced_while_it_is_asked_gets_everything_in_order() -> None:
+    """The newer message arrives first, and comes again behind the older ones."""
+    world, posts, heard = World(), Posts(), []
+    handle = world.handle("echo", Echo(), "me")
+    other = Echo()
+
+    def ask(what: int, replaced: bool) -> Any:
+        if replaced and world.lives["echo"] == 0:
+            world.revive("echo", other)
+        return handle.ask("say", what)
+
+    posts.keep(handle, lambda: ask(0, False), 0, heard.append)
+    world.lose("echo")
+    posts.keep(handle, lambda: ask(1, True), 0, heard.append)
+    posts.flush()
+    assert other.heard == [1, 0, 1], "where numbers tell that the first one came too early"
+    assert heard == [0, 1]
+
+
+def test_a_flush_waits_until_a_part_is_replaced_or_its_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R5."""
+
+    class Replacing(Clock):
+        at = float("inf")
+
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            if self.now >= self.at and "echo" in world._lost:
+                world.revive("echo", Echo())
+
+    clock, world, posts = Replacing(), World(), Posts(most=2)
+    monkeypatch.setattr(messages, "time", clock)
+    heard, send = keeper(world, posts)
+    world.lose("echo")
+    send(0)
+    with pytest.raises(PartSilentError, match="echo died and was not replaced in time"):
+        posts.flush(5.0)
+    assert clock.now == pytest.approx(1005.0, abs=0.1)
+    send(1)
+    clock.at = clock.now + 3.0
+    send(2)  # waits for room
+    assert 0 < len(posts) <= 2
+    posts.flush(1.0)
+    assert heard == [0, 1, 2]
+
+
+def test_who_is_fenced_is_told_at_every_look() -> None:
+    """R7."""
+    world, posts = World(), Posts()
+    _, send = keeper(world, posts)
+    send(FencedError("me of epoch 0 was replaced", "echo"))
+    world.run()
+    for look in (posts.look, posts.flush, lambda: posts.full):
+        with pytest.raises(FencedError, match="was replaced"):
+            look()
+    assert posts.lost == 0
+
+
+def test_a_question_to_a_part_that_died_has_an_answer_of_ours() -> None:
+    world = World()
+    handle = world.handle("echo", Echo())
+    assert unless_lost(handle.ask("say", 3)) == 3
+    with pytest.raises(KeyError):
+        unless_lost(handle.ask("say", KeyError("bad")))
+    with pytest.raises(FencedError):
+        unless_lost(handle.ask("say", FencedError("go")))
+    world.lose("echo")
+    assert unless_lost(handle.ask("say", 3), 7) == 7
+    world.revive("echo", Echo())
+    world.silence("echo")
+    with pytest.raises(PartSilentError):
+        unless_lost(handle.ask("say", 3))

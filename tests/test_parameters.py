@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recollect import parameters as module
-from recollect.messages import Near, PartLostError, PartSilentError, Shared
+from recollect.messages import Near, PartSilentError, Shared
 from recollect.parameters import FarParameters, Lag, Parameters, Published, Version
 from tests.replay.spread import Clock
 from tests.runtime.faked import World
@@ -216,20 +216,55 @@ def test_publications_of_two_learners_that_cross_leave_the_newer() -> None:
     assert service.metrics() == {"published": 1.0}
 
 
-def test_a_service_that_died_or_is_silent_is_told() -> None:
+def test_with_a_service_that_died_one_goes_on_with_what_is_known(clock: Clock) -> None:
     """R4."""
-    world, _, held = far()
+    world, service, held = far()
+    assert held.lag(Version(0, 0)) == Lag(0, 0.0)
+    for updates in (0, 8):
+        held.publish(Version(0, updates), np.zeros(2, np.float32))
+    held.flush()
+    assert held.latest() is not None
+    assert held.lag(Version(0, 5)) == Lag(3, 0.0)
     world.lose("parameters")
-    with pytest.raises(PartLostError):
-        held.latest()
-    held.publish(Version(0, 0), np.zeros(2, np.float32))
+    for _ in range(3):
+        clock.now += FarParameters.ASK_SECONDS
+        assert held.version() == Version(0, 8)
+        world.run()
+        assert held.latest(Version(0, 3)) is None
+        assert held.lag(Version(0, 1)) == Lag(3, 0.0), "the last one that was told"
+    held.publish(Version(0, 9), np.zeros(2, np.float32))
+    held.send()
     held.flush()
     assert held.posts.lost == 1
+    world.revive("parameters", other := Parameters())
+    clock.now += FarParameters.ASK_SECONDS
+    assert held.version() == Version(0, 8)
+    assert held.latest() is None, "it is empty"
+    held.publish(Version(1, 4), np.ones(2, np.float32))
+    held.flush()
+    assert other.version() == Version(1, 4)
+    found = held.latest(Version(0, 8))
+    assert found is not None
+    assert found.vector.tolist() == [1, 1]
+    assert service.version() == Version(0, 8)
+
+
+def test_a_service_that_was_never_there_knows_nothing() -> None:
+    world, _, held = far()
+    world.lose("parameters")
+    assert held.version() is None
+    assert held.latest() is None
+    assert held.lag(Version(0, 3)) == Lag(0, 0.0)
+
+
+def test_a_service_that_is_silent_is_told() -> None:
+    """R5."""
     world, _, held = far()
     world.silence("parameters")
     held.publish(Version(0, 0), np.zeros(2, np.float32))
-    with pytest.raises(PartSilentError):
-        held.flush()
+    for ask in (held.flush, held.latest, lambda: held.lag(Version(0, 0))):
+        with pytest.raises(PartSilentError):
+            ask()
 
 
 def test_a_version_that_is_told_late_puts_nothing_back() -> None:

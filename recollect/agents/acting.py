@@ -130,8 +130,8 @@ class Actor:
         self._refresh_period, self._absolute_errors = refresh_period, absolute_errors
         self._seed = seed
         slots = env.num_envs
-        if first_slot + slots > 1 << SLOT_BITS:
-            raise ConfigError(f"actors can be {1 << SLOT_BITS:,} at most: lower actors")
+        if first_slot + slots >= 1 << SLOT_BITS:  # the last number is for abandoned episodes
+            raise ConfigError(f"actors can be {(1 << SLOT_BITS) - 1:,} at most: lower actors")
         self._slot_numbers = np.arange(first_slot, first_slot + slots, dtype=np.int64)
         self._rows = np.arange(slots)
         self._ladder = epsilons

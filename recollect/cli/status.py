@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from recollect.cli import words
@@ -13,6 +14,7 @@ from recollect.cli.words import Option
 from recollect.run import parts
 from recollect.run.amounts import duration, number, percent, size
 from recollect.run.figures import GONE
+from recollect.run.folder import FAULTS
 from recollect.run.progress import panel
 from recollect.run.signals import Interrupted
 from recollect.run.standing import KILLED, RUNNING, Standing, look
@@ -175,6 +177,9 @@ def _saved(now: Standing) -> Facts:
     if now.checkpoint_env_steps is not None and now.checkpoint_seconds_ago is not None:
         saved = f"after {now.checkpoint_env_steps:,} steps, {_ago(now.checkpoint_seconds_ago)}"
     facts.append(("checkpoint", saved))
+    if now.deaths:
+        died = f"{now.deaths:,} part{'s' * (now.deaths > 1)}, each replaced"
+        facts.append(("died", f"{died}: {Path(now.run) / FAULTS} tells of them"))
     if now.written_seconds_ago is not None:
         facts.append(("written", _ago(now.written_seconds_ago)))
     if now.is_stale:

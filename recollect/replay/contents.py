@@ -24,7 +24,7 @@ ITEM_OVERHEAD = 256
 """Bytes counted for an item: its row here, its place in the sampler, and their room to grow."""
 
 ABANDONED = (2**23 - 1) << 32
-"""From here on episodes that were abandoned get uids: no actor has so many slots."""
+"""From here on episodes that were abandoned get uids: their slot would be 65,535, one too many."""
 _LEAP = 1 << 32
 """More uids and serial numbers than a state can be behind."""
 

@@ -151,15 +151,12 @@ class Journal:
                 return []
             for number in found:
                 whole, size = self._whole(number)
-                cut = whole < size
-                if cut and number != found[-1]:
+                if whole < max(size, 1) and number != found[-1]:
                     return []
-                if cut:
-                    os.truncate(self._path(number), whole)
+                os.truncate(self._path(number), whole)
                 self._sizes[number] = whole
-                if not whole:  # killed while it began the page: it had told nobody
-                    self._remove(number)
-            return [number for number in found if self._sizes.get(number)]
+            # Who was killed while it began the last page had told nobody of it.
+            return [number for number in found if self._sizes[number]]
         except (OSError, DamagedError):
             return []
 

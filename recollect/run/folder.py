@@ -6,6 +6,8 @@
     metrics.jsonl     one row a line; the truth
     tensorboard/      the same rows as TensorBoard events
     checkpoints/      see `recollect.run.checkpoint`
+    faults.jsonl      a line for each part of the run that died and was replaced, on Ray
+    journal/          while it runs on Ray: what replay was told since the last checkpoint
     videos/           recorded episodes
     curve.png         return against environment steps
     .lock             held by the one process that works here; see `recollect.run.lock`
@@ -39,6 +41,7 @@ LOCK, OWNER, OWNER_BESIDE = ".lock", ".owner.json", ".owner.json.new"
 LOCK_FILES = frozenset((LOCK, OWNER, OWNER_BESIDE))
 """What a lock may have left in a folder that is otherwise empty."""
 
+FAULTS = "faults.jsonl"
 CONFIG_BYTES_LIMIT = 4 << 20
 RUNS_SHOWN = 5
 PACKAGES = (

@@ -43,7 +43,8 @@ class Standing:
     `state` is `not begun`, `starting`, `running`, `finished`, `preempted`, `interrupted`, `failed`,
     `unknown`, or `killed`: status.json says running, and nobody holds the lock. `message` says why
     it failed; `final_return` is that of the evaluation after the end.
-    `pid`, `host` and `since` are of who works on it, `parts` as of the last status file.
+    `pid`, `host` and `since` are of who works on it, `parts` as of the last status file; so many
+    `deaths` of parts there were since it was begun, or resumed.
     """
 
     run: str
@@ -60,6 +61,7 @@ class Standing:
     checkpoint_env_steps: int | None
     checkpoint_seconds_ago: float | None
     written_seconds_ago: float | None
+    deaths: int | None
     parts: tuple[PartNow, ...]
     problems: tuple[str, ...]
 
@@ -143,6 +145,7 @@ def look(run: str | os.PathLike[str], clock: Callable[[], float] = time.time) ->
         checkpoint_env_steps=None if saved is None else saved.env_steps,
         checkpoint_seconds_ago=None if saved_at is None else max(0.0, now - saved_at),
         written_seconds_ago=ago,
+        deaths=_count(told.get("deaths")),
         parts=read(told.get("parts")),
         problems=tuple(problems),
     )

@@ -140,6 +140,8 @@ class Inline:
     def saved(self) -> None:
         """The last state that was taken is on disk."""
 
+    died = 0
+
     def deaths(self) -> list[Any]:
         """Nobody: the parts stand and fall with this process."""
         return []

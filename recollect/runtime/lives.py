@@ -86,7 +86,7 @@ class Death:
     `epoch` is that of the life that ended, `pid` its process. `lost_steps` were taken, as far as
     had been heard, and did not arrive in replay; `undone_updates` went with a learner, and the
     `undone_steps` it learned from in them, or was about to, are owed again; of `replayed` calls a
-    shard's journal had record, -1 if it could not be used.
+    shard's journal had record, -1 if it could not be used. `env_failures` of environments ended it.
     """
 
     part: str
@@ -99,6 +99,7 @@ class Death:
     undone_updates: int = 0
     undone_steps: int = 0
     replayed: int = 0
+    env_failures: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -120,8 +121,6 @@ class _Known:
     deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LIMIT + 1))
     open: list[tuple[float, Death]] = field(default_factory=list)
     """Deaths since it lived last, and when they were noticed."""
-    env_failures: int = 0
-    """Those of its deaths since then that an environment is known to have caused."""
     steps: Steps | None = None
     """Its recovery."""
     waits: Pending | None = None
@@ -132,6 +131,10 @@ class _Known:
     copying: Pending | None = None
     copied_at: float = -1e9
     copy: Any = None
+
+
+class _TooOftenError(PartLostError):
+    """A part died more often than is borne: the run ends."""
 
 
 class _Read:
@@ -145,6 +148,24 @@ class _Read:
 
     def result(self, seconds: float = DEADLINE) -> Any:
         return self._future.result(seconds)
+
+
+class _Asked:
+    """What a part that lives was asked for a recovery: lost, as soon as another life of it begins.
+
+    One that is cut off never answers.
+    """
+
+    def __init__(self, answer: Pending, known: _Known) -> None:
+        self.answer, self.known, self.epoch = answer, known, known.epoch
+
+    def ready(self) -> bool:
+        return self.known.epoch != self.epoch or self.answer.ready()
+
+    def result(self, seconds: float = DEADLINE) -> Any:
+        if self.known.epoch != self.epoch:
+            raise PartLostError("it was replaced", self.known.part.name)
+        return self.answer.result(seconds)
 
 
 class Lives:
@@ -182,9 +203,10 @@ class Lives:
         now = time.monotonic()
         self._tended = self._looked = now
         self._failed: deque[float] = deque(maxlen=LIMIT + 1)
-        # Steps by shard, sender and its epoch: at the last snapshot, and what a shard that came
-        # back without its journal does not know of any more.
-        self._arrived: dict[tuple[str, str, int], int] = {}
+        # Steps by shard, sender and its epoch: at the last snapshot; at the last that is on disk;
+        # and what a shard that came back without its journal does not know of any more.
+        self._arriving: dict[str, dict[tuple[str, int], int]] = {}
+        self._arrived: dict[str, dict[tuple[str, int], int]] = {}
         self._forgotten: dict[tuple[str, str, int], int] = {}
         for known in self._known.values():
             known.heard = known.asked_at = now
@@ -202,8 +224,10 @@ class Lives:
         return not any(known.dead for known in self._known.values())
 
     def waited_for(self) -> list[Pending]:
-        """Answers that recoveries wait for."""
-        return [known.waits for known in self._known.values() if known.waits is not None]
+        """Answers of parts that recoveries wait for."""
+        waits = [known.waits for known in self._known.values() if known.waits is not None]
+        answers = [each.answer if isinstance(each, _Asked) else each for each in waits]
+        return [each for each in answers if not isinstance(each, _Read)]
 
     def why_dead(self, name: str) -> str:
         """Why a part is dead, empty if it lives."""
@@ -240,8 +264,12 @@ class Lives:
 
     def arrived(self, shard: str, senders: Mapping[str, tuple[int, int]]) -> None:
         """Epoch and steps so far of all who sent to a shard, as a snapshot was taken."""
-        for name, (epoch, steps) in senders.items():
-            self._arrived[shard, name, epoch] = steps
+        self._arriving[shard] = {(name, e): steps for name, (e, steps) in senders.items()}
+
+    def saved(self) -> None:
+        """The last snapshot is on disk: those who come back do so from it."""
+        self._arrived = dict(self._arriving)
+        self.journals.saved()
 
     def began(self, name: str, env_steps: int) -> None:
         """With how many steps of earlier lives a part's present life began."""
@@ -262,8 +290,9 @@ class Lives:
         self.died += 1
         pid = int(known.who.get("pid", 0))
         called = self.called(name)
-        known.open.append((now, Death(name, known.part.kind, epoch, pid, str(error))))
-        known.env_failures += isinstance(error, EnvError)
+        death = Death(name, known.part.kind, epoch, pid, str(error))
+        death.env_failures = int(isinstance(error, EnvError))
+        known.open.append((now, death))
         known.dead = str(error)
         known.deaths.append(now)
         if known.steps is not None:
@@ -274,7 +303,7 @@ class Lives:
             if known.part.kind in ENVIRONMENTS:
                 advice = ": an environment may be what ends it, give them processes of their own "
                 advice += "with env_processes"
-            raise PartLostError(
+            raise _TooOftenError(
                 f"{called}: {error}; that is its death number {len(known.deaths)} within "
                 f"{WINDOW / 60:g} minutes, and {LIMIT} are borne{advice}",
                 name,
@@ -376,8 +405,11 @@ class Lives:
             if known.waits is not None and not known.waits.ready():
                 known.silent += gap
                 if known.silent > START_SECONDS:
-                    why = f"it was not there after {START_SECONDS:g} s"
-                    self.lost(known.part.name, PartSilentError(why), epoch)
+                    why, late = f"it was not there after {START_SECONDS:g} s", known
+                    if isinstance(known.waits, _Asked):
+                        why = f"it did not answer in {START_SECONDS:g} s"
+                        late = known.waits.known
+                    self.lost(late.part.name, PartSilentError(why), late.epoch)
                 return
             send: Callable[[], Pending | None] = partial(known.steps.send, None)
             if known.waits is not None:
@@ -391,6 +423,8 @@ class Lives:
             except StopIteration:
                 known.steps = None
                 return
+            except _TooOftenError:  # of a part that was asked
+                raise
             except PartLostError as error:
                 self.lost(known.part.name, error, epoch)
                 return
@@ -424,8 +458,10 @@ class Lives:
                 death.lost_steps = max(0, counts.get("env_steps", 0) - arrived)
                 self.lost_steps += death.lost_steps
             counts["env_steps"] = arrived
-            if known.env_failures:
-                counts["env_failures"] = counts.get("env_failures", 0) + known.env_failures
+            if failed := sum(death.env_failures for _, death in known.open):
+                counts["env_failures"] = counts.get("env_failures", 0) + failed
+        while any(self._known[other].dead for other in asked):
+            yield None  # it would hold a life that has nothing yet, and forgets what it is told
         self._transport.start(part, held, epoch)
         known.who = yield self._transport.ask(name, "who")
         role = part.role.comes_back
@@ -463,7 +499,7 @@ class Lives:
             death.down_seconds = now - noticed
             self.deaths.append(death)
             self.came_back += 1
-        known.open, known.env_failures = [], 0
+        known.open = []
         self._told(known.part.name, counts)
 
     def _owe_again(
@@ -503,8 +539,8 @@ class Lives:
             # One that is dead restarts its own, or goes on from where it was.
             if other.part.role.comes_back == "journal" and not other.dead:
                 yield from self._surely(other.part.name, "serve", "restart_surplus")
-        for key in [key for key in self._arrived if key[0] == name]:
-            self._forgotten[key] = self._forgotten.get(key, 0) + self._arrived.pop(key)
+        for life, steps in self._arrived.pop(name, {}).items():
+            self._forgotten[name, *life] = self._forgotten.get((name, *life), 0) + steps
         return -1
 
     def _put(self, name: str, tree: Any) -> Generator[Any, Any, None]:
@@ -531,7 +567,7 @@ class Lives:
                 continue
             epoch = known.epoch
             try:
-                return (yield self._transport.ask(name, method, *arguments))
+                return (yield _Asked(self._transport.ask(name, method, *arguments), known))
             except BusyError:
                 yield None
             except PartLostError as error:

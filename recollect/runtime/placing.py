@@ -54,10 +54,11 @@ class Demand:
 
 @dataclass(frozen=True)
 class Node:
-    """One machine of a cluster, and what of it is `free`, by the cluster's names."""
+    """One machine of a cluster, its `id` there, and what is `free`, by the cluster's names."""
 
     address: str
     free: Mapping[str, float]
+    id: str = ""
 
 
 DEFAULTS = {"learner": Demand(cpus=1.0), "actor": Demand(cpus=1.0)}
@@ -121,30 +122,51 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> ConfigError:
     return ConfigError(f"{what} {name!r} is not known{hint}, there are {', '.join(known)}")
 
 
-def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> None:
-    """Raise ConfigError, saying what is wanted and what is there, where there is no room.
+def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> dict[str, Node]:
+    """Where each part can be; ConfigError, saying what is wanted and what is there, if it cannot.
 
-    Parts are put where they fit: those that are bound to a node, then the largest first. What fits
-    so fits; where it does not, another order might do by luck, and is not looked for.
+    Parts that are bound to a node come first, then the largest. Each is put where the fewest are,
+    or, if all do not fit so, on the first node that has room. Where they do not fit so either,
+    another order might do by luck, and is not looked for.
     """
-    free = [dict(node.free) for node in nodes]
     order = sorted(
         demands, key=lambda name: (not demands[name].node, -demands[name].gpus, -demands[name].cpus)
     )
     for name in order:
         _check_named(name, demands[name], nodes)
-        bundle = demands[name].bundle()
-        for node in free:
-            if all(node.get(what, 0.0) >= amount - 1e-9 for what, amount in bundle.items()):
-                for what, amount in bundle.items():
-                    node[what] -= amount
-                break
-        else:
-            raise ConfigError(
-                f"there is no room for {name}, which takes {_said(demands[name])}: all parts take "
-                f"{_total(demands)}, and free is {_free(nodes)}. Take less with place (as in "
-                f"{EXAMPLE!r}), fewer actor_processes, or add machines"
-            )
+    found: dict[str, Node] = {}
+    for spread in (True, False):
+        found = _fitted({name: demands[name].bundle() for name in order}, nodes, spread)
+        if len(found) == len(order):
+            return found
+    name = order[len(found)]
+    raise ConfigError(
+        f"there is no room for {name}, which takes {_said(demands[name])}: all parts take "
+        f"{_total(demands)}, and free is {_free(nodes)}. Take less with place (as in "
+        f"{EXAMPLE!r}), fewer actor_processes, or add machines"
+    )
+
+
+def _fitted(
+    bundles: Mapping[str, Mapping[str, float]], nodes: Sequence[Node], spread: bool
+) -> dict[str, Node]:
+    """Nodes for parts in their order, up to the first for which there is none."""
+    free, parts = [dict(node.free) for node in nodes], [0] * len(nodes)
+    found: dict[str, Node] = {}
+    for name, bundle in bundles.items():
+        fits = [
+            k
+            for k, own in enumerate(free)
+            if all(own.get(what, 0.0) >= amount - 1e-9 for what, amount in bundle.items())
+        ]
+        if not fits:
+            break
+        k = min(fits, key=parts.__getitem__) if spread else fits[0]
+        for what, amount in bundle.items():
+            free[k][what] -= amount
+        parts[k] += 1
+        found[name] = nodes[k]
+    return found
 
 
 def _check_named(name: str, demand: Demand, nodes: Sequence[Node]) -> None:

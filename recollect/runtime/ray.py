@@ -13,12 +13,14 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ LOWEST, BELOW = (2, 59), (2, 61)
 """Ray's versions whose doors and signals were looked at: `Cluster.local` knows their insides."""
 SMALLEST_STORE = 75 * 2**20
 LAST_WORDS = 16_000  # bytes: after a stack stand the names of all modules
+REACH_SECONDS = 1.0
+"""For a machine of a cluster to take a call."""
 NEEDED = ("gcs_server", "raylet")
 """Ray's own processes without which a cluster of one machine is none."""
 OWN_CLUSTER = {
@@ -163,8 +167,23 @@ class Cluster:
         """What of its living machines is free, by Ray's names."""
         free = load()._private.state.state.available_resources_per_node()
         return [
-            placing.Node(node.address, free.get(node.id, {})) for node in self.nodes() if node.alive
+            placing.Node(node.address, free.get(node.id, {}), node.id)
+            for node in self.nodes()
+            if node.alive
         ]
+
+    def reached(self) -> set[str]:
+        """The ids of machines whose own Ray process can be reached from here, now.
+
+        Ray takes a minute by default to know that one cannot.
+        """
+        entries = [entry for entry in load().nodes() if entry["Alive"]]
+        if self.folder is not None:
+            return {entry["NodeID"] for entry in entries}
+        with ThreadPoolExecutor(len(entries) or 1) as several:
+            doors = [(entry["NodeManagerAddress"], entry["NodeManagerPort"]) for entry in entries]
+            open_ = several.map(_answers, doors)
+            return {entry["NodeID"] for entry, here in zip(entries, open_, strict=True) if here}
 
     def look_at_sockets(self) -> None:
         """Look whether this process, or one below it, lets others in since the cluster was opened.
@@ -202,6 +221,15 @@ class Cluster:
             for path in self.folder.glob(f"r/session_2*/logs/worker-*-{pid}.err"):
                 return path.read_bytes()[-LAST_WORDS:].decode(errors="replace").strip()
         return ""
+
+
+def _answers(door: tuple[str, int]) -> bool:
+    """Whether anybody listens at an address and port."""
+    try:
+        with socket.create_connection(door, timeout=REACH_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def missing() -> ConfigError:

@@ -204,6 +204,13 @@ class Remote:
         Returns:
             Whether anything has changed; the counts may be less afterwards, where a part died.
         """
+        died = -1
+        while died < self._lives.died and not interrupted():  # who dies meanwhile undoes some of it
+            died = self._lives.died
+            self._settle(interrupted)
+        return True
+
+    def _settle(self, interrupted: Callable[[], bool]) -> None:
         actors = [name for name, worker in self._workers.items() if "env_steps" in worker.counts]
         while not interrupted() and (
             not self._lives.whole or any(self._workers[name].pending for name in actors)
@@ -223,7 +230,6 @@ class Remote:
                 while worker.pending is not None and not interrupted():
                     self._hear()
                 turns = turns or (worker.last.turns if worker.last else 0)
-        return True
 
     def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
         """Nothing: a part's turn never keeps the driver waiting."""
@@ -298,9 +304,14 @@ class Remote:
         self._lives.deaths.clear()
         return found
 
+    @property
+    def died(self) -> int:
+        """Lives of parts that have ended."""
+        return self._lives.died
+
     def saved(self) -> None:
         """The last state that was taken is on disk."""
-        self._lives.journals.saved()
+        self._lives.saved()
 
     def _counted(self, name: str) -> Mapping[str, int]:
         """A worker's counts, as last heard."""

@@ -6,6 +6,7 @@ Ray itself comes from `runtime.ray.load`; nothing is loaded before a transport i
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import stat
@@ -26,12 +27,14 @@ from recollect.program import Part
 from recollect.run import watchdog
 from recollect.runtime import ray as opening
 from recollect.runtime.hosting import QUICK, Setting
-from recollect.runtime.placing import Demand, check_room
+from recollect.runtime.placing import Demand, Node, check_room
 from recollect.runtime.ray import Cluster
 from recollect.types import ConfigError
 
 PLACE_SECONDS = 30.0
 """For a cluster to make room for all parts at once."""
+REACHED_SECONDS = 5.0
+"""For how long it is taken for known which machines can be reached."""
 GLANCE_SECONDS = 0.5
 """Between two looks of who waits for an answer whether the part was replaced."""
 PRINTED_BYTES = 16 << 20
@@ -260,7 +263,10 @@ def _staying() -> Iterator[None]:
 
 
 class RayTransport:
-    """Starts parts as Ray actors, all of them placed at once, and asks them.
+    """Starts parts as Ray actors, all of them placed before, and asks them.
+
+    Each has a place of its own: of several in one group, none would find another place as long as
+    there is not room for all that were lost with a machine.
 
     Args:
         cluster: this object's own from now on.
@@ -275,9 +281,9 @@ class RayTransport:
     ) -> None:
         self.cluster = cluster
         self._demands, self._settings = demands, settings
-        self._numbers = {name: i for i, name in enumerate(demands)}
         self._actors: dict[str, Any] = {}
-        self._group = _placed(cluster, demands)
+        self._reached: tuple[float, set[str]] = (-math.inf, set())
+        self._groups = _placed(demands, cluster.free())
 
     def start(self, part: Part, held: Mapping[str, Sequence[Part]], epoch: int) -> None:
         """Begin to make a life of a part, where there is a place for it."""
@@ -294,8 +300,10 @@ class RayTransport:
         # answers in another. Either has one for what must be answered at once.
         groups = {"quick": 1, "turns": 1} if part.role.worker else {"quick": 1}
         made = ray.remote(concurrency_groups=groups)(_Actor)
+        if epoch:
+            self._leave_lost_machine(part.name)
         place = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
-            self._group, placement_group_bundle_index=self._numbers[part.name]
+            self._groups[part.name]
         )
         self._actors[part.name] = made.options(
             num_cpus=demand.cpus,
@@ -329,6 +337,34 @@ class RayTransport:
             opening.load().kill(self._actors[name])
         self.cluster.kill(pid)
 
+    def no_room(self, name: str) -> str:
+        """Why there is no place for a part; empty if there is one, or soon will be."""
+        group = self._groups[name]
+        table = opening.load().util.placement_group_table(group)
+        if table["state"] == "CREATED":
+            return ""
+        try:
+            check_room({name: self._demands[name]}, self.cluster.free())
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    def _leave_lost_machine(self, name: str) -> None:
+        """Take another place for a part whose machine cannot be reached, whatever Ray knows."""
+        ray, group = opening.load(), self._groups[name]
+        now = time.monotonic()
+        if now - self._reached[0] > REACHED_SECONDS:
+            self._reached = now, self.cluster.reached()
+        reached = self._reached[1]
+        if {*ray.util.placement_group_table(group)["bundles_to_node_id"].values()} <= reached:
+            return
+        there = [node for node in self.cluster.free() if node.id in reached]
+        with contextlib.suppress(ConfigError):  # no room: Ray waits with the place that there was
+            self._groups[name] = _place(
+                self._demands[name], check_room({name: self._demands[name]}, there)[name]
+            )
+            ray.util.remove_placement_group(group)
+
     def lost(self) -> str:
         """Which process of Ray itself has died, without which nothing goes on; empty if none."""
         return self.cluster.lost()
@@ -345,7 +381,8 @@ class RayTransport:
             with contextlib.suppress(Exception):  # what is gone has nothing to end
                 for actor in self._actors.values():
                     ray.kill(actor)
-                ray.util.remove_placement_group(self._group)
+                for group in self._groups.values():
+                    ray.util.remove_placement_group(group)
         self._actors = {}
         self.cluster.close()
 
@@ -375,20 +412,27 @@ def opened(
         raise
 
 
-def _placed(cluster: Cluster, demands: Mapping[str, Demand]) -> Any:
-    """Places for all, over as many nodes as can be.
+def _placed(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> dict[str, Any]:
+    """A place for each, over as many nodes as can be.
 
     Raises:
         ConfigError: there are none, now or for `PLACE_SECONDS`.
     """
-    ray = opening.load()
-    check_room(demands, cluster.free())
-    bundles = [demand.bundle() for demand in demands.values()]
-    group = ray.util.placement_group(bundles, strategy="SPREAD")
-    if not group.wait(PLACE_SECONDS):
-        ray.util.remove_placement_group(group)
-        raise ConfigError(
-            f"the cluster did not make room for {len(bundles)} parts within {PLACE_SECONDS:g} s, "
-            "though there seemed to be some: others use it too, look with `ray status`"
-        )
-    return group
+    where = check_room(demands, nodes)
+    groups = {name: _place(demand, where[name]) for name, demand in demands.items()}
+    end = time.monotonic() + PLACE_SECONDS
+    if all(group.wait(max(0.0, end - time.monotonic())) for group in groups.values()):
+        return groups
+    for group in groups.values():
+        opening.load().util.remove_placement_group(group)
+    raise ConfigError(
+        f"the cluster did not make room for {len(groups)} parts within {PLACE_SECONDS:g} s, "
+        "though there seemed to be some: others use it too, look with `ray status`"
+    )
+
+
+def _place(demand: Demand, node: Node) -> Any:
+    """A place for one part there, or elsewhere if others were quicker."""
+    util = opening.load().util
+    bundles, target = [demand.bundle()], node.id
+    return util.placement_group(bundles, strategy="STRICT_PACK", _soft_target_node_id=target)

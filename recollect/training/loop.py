@@ -24,7 +24,7 @@ from recollect.messages import PartLostError
 from recollect.parameters import Published
 from recollect.run import checkpoint
 from recollect.run.checkpoint import Checkpoint
-from recollect.run.folder import RunFolder
+from recollect.run.folder import FAULTS, RunFolder
 from recollect.run.metrics import MetricsLog
 from recollect.run.progress import Progress
 from recollect.run.signals import Interrupted, Stop
@@ -37,8 +37,6 @@ from recollect.types import Array, EnvError
 
 ROWS_PER_RUN = 200
 MOST_STEPS_PER_ROW = 50_000
-FAULTS = "faults.jsonl"
-"""In a run's folder: a line for each part that died and came back."""
 SECONDS_PER_LOOK = 5.0
 """Between two looks at a run whose rows are further apart, and between two status files."""
 
@@ -125,9 +123,10 @@ class Training:
                     self._write_row()
                 if self._must_stop():
                     self._leave()
-                # Where an actor died meanwhile, what it had not sent is done again.
-                settled = self._env_steps() >= self.job.env_steps
-        self.save_and_wait()
+                # Where a part dies meanwhile, what it had not sent, or had learned, is done again.
+                died = self._runtime.died
+                self.save_and_wait()
+                settled = self._env_steps() >= self.job.env_steps and self._runtime.died == died
         self._ended = not self._saves.failed("last")
 
     def _take_turns(self) -> None:
@@ -284,8 +283,8 @@ class Training:
         """Say who died and came back, and write it down."""
         for death in self._runtime.deaths():
             self._progress.note(
-                f"{death.part} (process {death.pid}) died and was replaced after "
-                f"{death.down_seconds:.1f} s: {death.why}"
+                f"{death.part} (process {death.pid}): {death.why}; it was replaced after "
+                f"{death.down_seconds:.1f} s"
             )
             told = {"env_steps": self._env_steps(), **death.as_dict()}
             self._folder.add_line(FAULTS, json.dumps(told))
@@ -326,6 +325,7 @@ class Training:
                 "total_env_steps": self.job.env_steps,
                 "checkpoint": self._saves.last,
                 "runtime": self.job.runtime,
+                "deaths": self._runtime.died,
                 "parts": [part.as_dict() for part in self._runtime.parts_now()],
                 "pid": os.getpid(),
                 "host": platform.node(),

@@ -40,6 +40,7 @@ NOW = Standing(
     checkpoint_env_steps=80_000,
     checkpoint_seconds_ago=12.0,
     written_seconds_ago=3.0,
+    deaths=3,
     parts=(
         PartNow("learner", doing="working", busy=0.98, rate=5.12, unit="updates/s"),
         PartNow("actor/0", doing="waiting", rate=98.4, unit="steps/s", queue=2, lag_updates=3.25),
@@ -58,6 +59,7 @@ speed        500.0 steps/s, 2.00 updates/s
 replay       40% full, 82.0 MB
 lag          3.25 updates
 checkpoint   after 80,000 steps, 0:12 ago
+died         3 parts, each replaced: runs/a/faults.jsonl tells of them
 written      0:03 ago
 
 part                  busy    rate            queue     lag
@@ -77,6 +79,7 @@ training return          -    lag, updates       3.25
 state        running, process 77 on node-0
 updates      328
 checkpoint   after 80,000 steps, 0:12 ago
+died         3 parts, each replaced: runs/a/faults.jsonl tells of them
 written      0:03 ago
 
 part                  busy    rate            queue     lag
@@ -123,7 +126,9 @@ def test_a_run_in_one_process_has_no_parts_and_one_that_ended_none_that_count() 
 
 
 def test_what_is_odd_is_said() -> None:
-    old = replace(NOW, written_seconds_ago=192.0, checkpoint_env_steps=None, problems=("x: gone",))
+    old = replace(
+        NOW, deaths=0, written_seconds_ago=192.0, checkpoint_env_steps=None, problems=("x: gone",)
+    )
     lines = status.text(replace(old, parts=()))
     assert lines[-4:] == [
         "checkpoint   none yet: a run that is killed now begins anew",

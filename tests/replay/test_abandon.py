@@ -134,3 +134,19 @@ def test_numbers_given_after_the_state_are_not_given_again() -> None:
     slots = np.arange(len(lost))
     replay.update_priorities(slots, np.array(sorted(lost)), np.ones(len(lost)))
     assert replay.metrics()["stale_write_backs"] == len(lost)
+
+
+def test_windows_may_be_missing_of_an_episode_that_has_ended() -> None:
+    spec = make_spec(UNEVEN)
+    replay = make_replay(UNEVEN, spec)
+    told = list(messages(UNEVEN, cut(spec, make_episode(spec, 0, 20))))
+    for blocks, _ in told:
+        replay.insert(blocks, [])
+    items = [item for _, each in told for item in each]
+    replay.insert([], items[:1])
+    with pytest.raises(RuntimeError, match="wanted was window 1"):
+        replay.insert([], items[2:3])
+    replay.abandon()
+    replay.insert([], items[2:])
+    assert len(replay) == len(items) - 1
+    replay.check_valid()

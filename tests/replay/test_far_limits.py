@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.messages import PartLostError, Posts
+from recollect.messages import Posts
 from recollect.replay import asking, far
 from recollect.replay.far import FarReplay
 from recollect.replay.limiter import Limiter
@@ -364,28 +364,6 @@ def test_questions_are_few_while_nothing_is_wanted(clock: Clock) -> None:
         spread.world.run()
         clock.now += 0.001
     assert 10 <= spread.world.asked["look"] / 2 <= 20
-
-
-def test_a_shard_that_died_is_told_by_gather_and_by_a_look(clock: Clock) -> None:
-    spread = Spread(2)
-    actor = spread.client("actor")
-    for i in range(2):
-        spread.pair(actor, i)
-    actor.flush()
-    learner = spread.learner()
-    draw = learner.draw(np.array([0.2, 0.7]))
-    spread.world.lose("1")
-    with pytest.raises(PartLostError):
-        learner.gather(draw)
-    assert learner._under_way == 0
-    clock.now += 1
-    learner.wants_sample()
-    spread.world.run()
-    with pytest.raises(PartLostError):
-        learner.wants_sample()
-    spread.pair(actor, 3)
-    actor.flush()
-    assert actor.posts.lost == 1
 
 
 def test_whole_episodes_are_counted_once_they_have_come(clock: Clock) -> None:

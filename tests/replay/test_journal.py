@@ -188,6 +188,8 @@ def spoil(killed: Killed, how: str) -> None:
         first.write_bytes(data[:-1])
     elif how == "another page":
         first.write_bytes(last.read_bytes())
+    elif how == "emptied, and not the last":
+        first.write_bytes(b"")
     elif how == "no page at all":
         first.write_bytes(b"")
         for path in set(killed.folder.iterdir()) - {first}:
@@ -198,7 +200,7 @@ def spoil(killed: Killed, how: str) -> None:
     "how",
     [
         *("gone", "first gone", "a byte", "a length", "cut, and not the last", "another page"),
-        "no page at all",
+        *("emptied, and not the last", "no page at all"),
     ],
 )
 def test_without_its_journal_a_shard_goes_on_from_the_state_alone(tmp_path: Path, how: str) -> None:
@@ -225,6 +227,17 @@ def test_without_its_journal_a_shard_goes_on_from_the_state_alone(tmp_path: Path
         assert killed.revive()[0]
         assert_same_state(killed.store.state_dict(), state)
         assert killed.known() == known
+
+
+def test_who_is_killed_while_it_turns_a_page_has_told_nobody_of_it(tmp_path: Path) -> None:
+    killed = Killed(tmp_path)
+    killed.take("a", 0)
+    state = on_disk(killed.store.state_dict())
+    for size in (0, 9, 60):
+        page = killed.shard.turn_page(0)
+        os.truncate(tmp_path / f"page-{page}", size)
+        assert killed.revive() == (True, 1)
+        assert_same_state(killed.store.state_dict(), state)
 
 
 def test_a_disk_that_is_full_gives_up_the_journal_and_not_the_shard(

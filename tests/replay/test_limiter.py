@@ -239,3 +239,30 @@ def test_negative_counts_are_refused() -> None:
     for count in (limiter.inserted, limiter.learned):
         with pytest.raises(ValueError, match="cannot be negative: -1"):
             count(-1)
+
+
+@given(
+    learned=st.lists(st.integers(0, 50), max_size=6),
+    restart=st.integers(0, 6),
+    back=st.lists(st.integers(0, 90), max_size=4),
+)
+def test_what_is_unlearned_is_owed_again_down_to_where_the_surplus_began(
+    learned: list[int], restart: int, back: list[int]
+) -> None:
+    """R3."""
+    limiter = Limiter(ratio=1.0, min_size=0, tolerance=30.0)
+    limiter.inserted(100)
+    for i, steps in enumerate(learned):
+        if i == restart:
+            limiter.restart_surplus()
+        limiter.learned(steps)
+    begun = sum(learned[:restart]) if restart < len(learned) else 0
+    for steps in back:
+        surplus, before = limiter.surplus, limiter.totals.learned
+        taken = limiter.unlearned(steps)
+        assert taken == min(steps, before - begun)
+        assert limiter.totals.learned == before - taken
+        assert limiter.surplus == surplus + taken
+    other = Limiter(ratio=1.0, min_size=0, tolerance=30.0)
+    other.load_state_dict(limiter.state_dict())
+    assert other.totals == limiter.totals

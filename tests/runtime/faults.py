@@ -283,7 +283,7 @@ def hook(kind: str, part: Any, striker: Striker) -> None:
         striker.around(part._env, "restart", "reset")
         striker.around(part._env, "step", "step")
         if hasattr(part._replay, "posts"):
-            striker.around(part._replay.posts, "add", "send")  # it has been asked, nobody answered
+            striker.around(part._replay.posts, "keep", "send")
         if striker.wants("idle"):
             part.ready = Idle(part.ready, striker)
     elif kind == "replay":

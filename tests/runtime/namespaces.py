@@ -6,7 +6,8 @@
 
 `run` and `start` work in the namespace of the head (or of `host=cluster.hosts[1]`), with the
 token and a home folder of the cluster's own, and `cluster.address` is what `--address` wants. They
-take the words of `subprocess.run` and `Popen`. The root namespace has no way in or out. A driver
+take the words of `subprocess.run` and `Popen`. `cut`, `mend` and `kill` do to a host what happens
+to machines. The root namespace has no way in or out. A driver
 wants the head's namespace: Ray finds the node to hang on by going through the machine's processes,
 which the namespaces share, and prefers the head.
 
@@ -158,6 +159,31 @@ def three_hosts() -> Iterator[Hosts]:
         yield Hosts(hosts)
     finally:
         _remove(names)
+
+
+def cut(host: Host) -> None:
+    """Pull its cable: from now on all it sends is lost, and all that is sent to it; nobody is told.
+
+    At the switch: the host keeps its address and its routes.
+    """
+    switch = f"{host.namespace.rpartition('-')[0]}-switch"
+    _do("-n", switch, "link", "set", _port(host), "nomaster")
+
+
+def mend(host: Host) -> None:
+    """Put the cable in again."""
+    switch = f"{host.namespace.rpartition('-')[0]}-switch"
+    _do("-n", switch, "link", "set", _port(host), "master", "bridge")
+
+
+def kill(host: Host) -> None:
+    """End all its processes at once, those of its cluster's node included, by SIGKILL."""
+    _kill_all(host.namespace)
+
+
+def _port(host: Host) -> str:
+    """Of the switch, in which the host's cable is."""
+    return f"port{int(host.namespace.rpartition('-')[2]) - 1}"
 
 
 def _ip() -> str:

@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ import torch
 
 from recollect.agents.evaluating import InterruptedEvaluation
 from recollect.envs import calls
-from recollect.messages import Posts
+from recollect.messages import FencedError, Posts
 from recollect.program import Far, Part
-from recollect.roles import ACTOR, EVALUATOR, PARAMETERS
+from recollect.roles import ACTOR, EVALUATOR, PARAMETERS, REPLAY
 from recollect.runtime import hosting
 from recollect.runtime.hosting import Host, Setting
 from recollect.runtime.pieces import Elsewhere
-from recollect.types import Buffers, EnvError
+from recollect.types import Buffers
 from tests.runtime.faked import until
 
 HERE = Setting(os.getcwd(), (), 1, 0)
@@ -286,39 +286,6 @@ def test_a_turn_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         until(lambda: worker.turns == 1)
 
 
-def test_who_waits_for_a_turn_in_which_an_environment_hangs_is_told_of_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """R5: a save or a row of metrics that is due meanwhile does not hide what hangs."""
-    monkeypatch.setattr(hosting, "LOOK_SECONDS", 0.01)
-    go_on = threading.Event()
-
-    class Vector:
-        def doing(self, slot: int, verb: str) -> str:
-            return f"environment Slow-v0, slot {slot}: {verb}"
-
-    class Hangs(Worker):
-        def step(self) -> None:
-            monkeypatch.setattr(calls, "now", (time.monotonic(), Vector(), 3, "step 7"))
-            go_on.wait(20)
-            monkeypatch.setattr(calls, "now", None)
-            super().step()
-
-    worker = Hangs(most=1)
-    host = host_of(worker, setting=replace(HERE, env_deadline=0.1))
-    with Slices(host, 0.01):
-        until(lambda: calls.now is not None)
-        for ask in (host.hold, lambda: host.own("metrics")):
-            with pytest.raises(
-                EnvError, match=r"part/0: environment Slow-v0, slot 3: step 7 has not"
-            ):
-                ask()
-        go_on.set()
-        until(lambda: worker.turns == 1)
-        host.hold()  # nothing was left taken
-        host.release()
-
-
 def test_a_long_turn_keeps_nobody_waiting_and_is_left_by_a_stop() -> None:
     """C7: an evaluation takes minutes; it tells, is saved as it was before, and can be stopped."""
     begun = threading.Event()
@@ -363,9 +330,9 @@ def test_a_service_is_asked_directly_and_through_what_it_is_served_by() -> None:
     far = Far(client=list, server=Server)
     host = Host(Part("service", PARAMETERS, Service, far=far), {}, {}, HERE)
     assert host.own("twice", 4) == 8
-    assert host.ask("thrice", 4) == 12
+    assert host.ask(("", 0), "thrice", 4) == 12
     host = Host(Part("service", PARAMETERS, Service, far=Far(client=list)), {}, {}, HERE)
-    assert host.ask("twice", 4) == 8
+    assert host.ask(("", 0), "twice", 4) == 8
     host.hold()
     host.release()
     assert host.who() == {"pid": os.getpid(), "host": ""}
@@ -373,16 +340,110 @@ def test_a_service_is_asked_directly_and_through_what_it_is_served_by() -> None:
     assert far.who()["host"] == "10.0.0.2"
 
 
+def test_what_a_life_that_was_replaced_asks_is_refused() -> None:
+    """R7: also what comes late; a fence is never lowered, and is of one name."""
+
+    class Service:
+        def twice(self, x: int) -> int:
+            return 2 * x
+
+    host = Host(Part("service", PARAMETERS, Service, far=Far(client=list)), {}, {}, HERE)
+    host.fence("actor/0", 2)
+    host.fence("actor/0", 1)
+    for epoch in (0, 1):
+        with pytest.raises(FencedError, match=f"actor/0 was replaced, and what its life {epoch}"):
+            host.ask(("actor/0", epoch), "twice", 4)
+    for asker in (("actor/0", 2), ("actor/0", 3), ("actor/1", 0), ("", 0)):
+        assert host.ask(asker, "twice", 4) == 8
+    assert host.serve("twice", 4) == 8, "the driver is refused nothing"
+
+
+def test_a_life_is_begun_only_where_that_makes_a_difference() -> None:
+    worker = Worker()
+    host_of(worker).begin_epoch(3)
+    begun: list[int] = []
+    worker.begin_epoch = begun.append  # type: ignore[attr-defined]
+    host_of(worker).begin_epoch(3)
+    assert begun == [3]
+
+
+class Journaled:
+    """A service that keeps a journal of nothing."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        self.calls.append(("state",))
+        return {"b": buffers([4])}
+
+    def keep_journal(self, folder: Path) -> None:
+        (folder / "page").write_text("x")
+        self.calls.append(("keep", folder))
+
+    def recover(self, folder: Path, page: int) -> tuple[bool, int]:
+        self.calls.append(("recover", folder, page))
+        return True, 7
+
+    def turn_page(self, needed: int) -> int:
+        self.calls.append(("turn", needed))
+        return 3
+
+    def senders(self) -> dict[str, tuple[int, int]]:
+        return {"actor/0": (1, 50)}
+
+
+def test_a_state_comes_with_a_new_page_of_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this order; what is kept is ours alone, and gone when the part is closed (R5)."""
+    host = Host(Part("replay", REPLAY, Journaled), {}, {}, HERE)
+    folder = tmp_path / "journals" / "replay-0"
+    host.keep_journal(str(folder))
+    state, page, senders = host.journaled_state(2)
+    assert isinstance(state["b"], Elsewhere)
+    assert (page, senders) == (3, {"actor/0": (1, 50)})
+    assert host.part.calls == [("keep", folder), ("state",), ("turn", 2)]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder.parent.stat().st_mode & 0o777 == 0o700
+    other = Host(Part("replay", REPLAY, Journaled), {}, {}, HERE)
+    assert other.recover(str(folder), 3) == (True, 7)
+    assert other.part.calls == [("recover", folder, 3)]
+    assert (folder / "page").exists()
+    other.close()
+    assert not folder.exists()
+    monkeypatch.setattr(hosting.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    other.keep_journal("run/replay-0")
+    assert (tmp_path / "temporary/run/replay-0/page").exists()
+
+
+def test_a_journal_in_a_folder_of_somebody_elses_making_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S1: in /tmp anybody may have put a link there, or a folder of his own."""
+    host = Host(Part("replay", REPLAY, Journaled), {}, {}, HERE)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for folder in ("link/replay-0", "link"):
+        with pytest.raises(PermissionError, match="link is another's: a journal cannot be kept"):
+            host.keep_journal(str(tmp_path / folder))
+    monkeypatch.setattr(hosting.os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(PermissionError, match="is another's"):
+        host.recover(str(tmp_path / "elsewhere" / "replay-0"), 0)
+    assert host.part.calls == []
+
+
 def test_what_an_environment_is_doing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     host = host_of(Worker())
-    assert host.doing() is None
+    assert host.pulse() is None
 
     class Vector:
         def doing(self, slot: int, verb: str) -> str:
             return f"environment {slot}: {verb}"
 
     monkeypatch.setattr(calls, "now", (time.monotonic() - 5, Vector(), 3, "step"))
-    found = host.doing()
+    found = host.pulse()
     assert found is not None
     assert found[0] >= 5
     assert found[1] == "environment 3: step"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import warnings
@@ -16,14 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.messages import Known, PartLostError, PartSilentError, Pending
+from recollect.messages import Known, PartSilentError, Pending
 from recollect.program import Far, Part, Program
 from recollect.roles import ACTOR, LEARNER, REPLAY
-from recollect.runtime import hosting, remote
+from recollect.runtime import hosting, lives, remote
 from recollect.runtime.hosting import Slice
 from recollect.runtime.remote import Remote
 from recollect.types import DivergedError, EnvError
-from tests.runtime.faked import Threads, until
+from tests.runtime.faked import Threads
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +75,7 @@ class Scripted:
         self.asked: list[tuple[str, str]] = []
         self.answers: dict[str, Any] = {}
         self.warnings: list[str] = []
+        self.epochs: dict[str, int] = {}
         self.closed = False
 
     def program(self) -> Program:
@@ -84,8 +86,17 @@ class Scripted:
     def counts(self, name: str) -> dict[str, int]:
         return {"updates" if name == "learner" else "env_steps": self.done[name]}
 
-    def start(self, part: Part, held: Any) -> None:
+    def start(self, part: Part, held: Any, epoch: int) -> None:
+        self.epochs[part.name] = epoch
+
+    def rewire(self, holder: str, name: str) -> None:
         pass
+
+    def kill(self, name: str, pid: int) -> None:
+        pass
+
+    def lost(self) -> str:
+        return ""
 
     def ask(self, name: str, method: str, *arguments: Any) -> Pending:
         self.asked.append((name, method))
@@ -94,6 +105,8 @@ class Scripted:
             return self.open[name][0]
         if method in self.answers:
             return self.answers[method]
+        if method == "state":
+            return Known({})
         if method == "who":
             return Known({"pid": 77, "host": "far"})
         return Known(self.counts(name) if arguments == ("counts",) else None)
@@ -187,10 +200,11 @@ def test_a_state_is_taken_while_all_workers_are_held() -> None:
     order = [method for _, method in made.asked if method != "own"]
     assert order == ["hold"] * 3 + ["state"] * 4 + ["release"] * 3 + ["forget"] * 4
     assert {name for name, method in made.asked if method == "hold"} == set(workers)
-    made.answers["state"] = Failed(PartLostError("it died"))
+    made.answers["state"] = Failed(KeyError("spoilt"))
     made.asked.clear()
-    with pytest.raises(PartLostError, match=r"replay \(process 77 on far\): it died"):
+    with pytest.raises(KeyError, match="spoilt") as found:
         runtime.state_dict()
+    assert found.value.__notes__ == ["(raised in replay (process 77 on far))"]
     assert [name for name, method in made.asked if method == "release"] == list(workers)
 
 
@@ -213,6 +227,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Clocked, Remote]:
     clock = SimpleNamespace(now=0.0, sleep=lambda seconds: None)
     clock.monotonic = lambda: clock.now
     monkeypatch.setattr(remote, "time", clock)
+    monkeypatch.setattr(lives, "time", clock)
     monkeypatch.setattr(remote, "SLICE_SECONDS", 1.0)
     made = Clocked(clock)
     return made, Remote(made.program(), made, 60.0)
@@ -222,47 +237,16 @@ def never(_: Any) -> bool:
     return False
 
 
-def test_a_part_that_says_nothing_is_named_within_its_deadline(
-    clocked: tuple[Clocked, Remote],
-) -> None:
-    """R5: what hangs altogether."""
-    made, runtime = clocked
-    made.answers["doing"] = Late()
-    with pytest.raises(
-        PartSilentError, match=r"actor/0 \(process 77 on far\) has not answered for \d+ s: it hangs"
-    ):
-        runtime.run(never)
-    assert remote.DEADLINE < made.clock.now < remote.LATE_SECONDS + remote.DEADLINE + 5
-
-
 def test_a_turn_that_takes_long_and_answers_is_let_be(clocked: tuple[Clocked, Remote]) -> None:
-    """An evaluation of many minutes, longer than any answer may take."""
+    """An evaluation of many minutes, longer than any answer may take; R5: not without end."""
     made, runtime = clocked
     runtime.run(lambda _: made.clock.now > 5 * remote.DEADLINE)
-    assert 1 < made.asked.count(("actor/0", "doing")) < 5 * remote.DEADLINE
-    with pytest.raises(PartSilentError, match="actor/0"):
-        runtime.run(never)
-    assert remote.TURN_SECONDS < made.clock.now < remote.TURN_SECONDS + 5
-
-
-def test_an_environment_that_hangs_is_named(clocked: tuple[Clocked, Remote]) -> None:
-    """R8."""
-    made, runtime = clocked
-    made.answers["doing"] = Known((59.0, "environment Slow-v0, slot 3: step 7"))
-    runtime.run(lambda _: made.clock.now > 70)
-    made.answers["doing"] = Known((61.0, "environment Slow-v0, slot 3: step 7"))
-    with pytest.raises(
-        EnvError,
-        match=r"actor/0: environment Slow-v0, slot 3: step 7 has not returned for 61 s, "
-        r"env_deadline is 60: mend the environment",
-    ):
-        runtime.run(never)
-
-
-def test_a_slice_in_time_is_not_looked_into(clocked: tuple[Clocked, Remote]) -> None:
-    made, runtime = clocked
-    runtime.run(lambda _: made.clock.now >= remote.LATE_SECONDS)
-    assert ("actor/0", "doing") not in made.asked
+    assert made.asked.count(("actor/0", "pulse")) > remote.DEADLINE
+    assert made.epochs == {"actor/0": 0}
+    runtime.run(lambda _: made.epochs["actor/0"] > 0)
+    assert remote.TURN_SECONDS < made.clock.now < remote.TURN_SECONDS + 10
+    (death,) = runtime.deaths()
+    assert re.fullmatch(r"a turn takes 180\d s already, more than it may", death.why)
 
 
 def test_a_turn_longer_than_any_answer_may_take_is_waited_for(
@@ -282,12 +266,14 @@ def test_a_turn_longer_than_any_answer_may_take_is_waited_for(
     made.answers["hold"] = Busy(3 * remote.DEADLINE)
     made.answers["state"] = Known({"x": 1})
     assert runtime.state_dict()["parts"] == {"actor/0": {"x": 1}}
-    assert made.clock.now == 3 * remote.DEADLINE
+    assert 3 * remote.DEADLINE <= made.clock.now < 3 * remote.DEADLINE + 20
+    runtime.run(lambda _: True)
+    began = made.clock.now
     made.answers["hold"] = Busy(1e9)
-    with pytest.raises(
-        PartSilentError, match=r"^actor/0 \(process 77 on far\): a turn takes 18\d\d"
-    ):
-        runtime.state_dict()
+    made.kill = lambda name, pid: made.answers.pop("hold")  # type: ignore[method-assign]
+    assert runtime.state_dict()["epochs"] == {"actor/0": 1}, "the next life is held"
+    assert remote.TURN_SECONDS < made.clock.now - began < remote.TURN_SECONDS + 20
+    assert re.match(r"a turn takes 18\d\d s already", runtime.deaths()[0].why)
 
 
 def test_a_run_in_which_nobody_is_ready_says_so(clocked: tuple[Clocked, Remote]) -> None:
@@ -362,13 +348,30 @@ def test_warnings_of_a_part_are_given_here_with_its_name(
 
 
 class Store:
-    """A service that is told of turns."""
+    """A service that is told of turns, and by which life of whom."""
 
     def __init__(self) -> None:
         self.told = 0
+        self.steps: Counter[tuple[str, int]] = Counter()
 
-    def tell(self, number: int) -> None:
+    def tell(self, number: int, name: str, epoch: int) -> None:
         self.told += number
+        self.steps[name, epoch] += number == 1  # the first of the stores counts
+
+    def steps_from(self, name: str, epoch: int) -> int:
+        return self.steps[name, epoch]
+
+    def abandon(self) -> None:
+        self.steps.clear()
+
+    def restart_surplus(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, int]:
+        return {"told": self.told}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.told = state["told"]
 
     def metrics(self) -> dict[str, float]:
         return {"items": float(self.told), "fill": 0.5 * self.told}
@@ -384,7 +387,7 @@ class Holds:
 
     def tell(self) -> None:
         for k, handle in enumerate(self.handles):
-            self.posts.add(handle.ask("tell", k + 1))
+            self.posts.add(handle.ask("tell", k + 1, *handle.asker))
 
     def send(self) -> None:
         self.posts.look()
@@ -398,10 +401,24 @@ class Acts:
 
     def __init__(self, name: str, stores: Holds, error: Exception | None = None) -> None:
         self.name, self.stores, self.error, self.turns = name, stores, error, 0
-        self.closed = False
+        self.closed, self.epoch = False, 0
+        self.began_with: dict[str, int] = {}
 
     def ready(self) -> bool:
         return True
+
+    def unsent_steps(self) -> int:
+        return 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        assert self.turns == 0
+        self.epoch = epoch
+
+    def go_on_from(self, counts: dict[str, int]) -> None:
+        self.began_with, self.turns = dict(counts), counts["env_steps"]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"turns": self.turns}
 
     def step(self) -> None:
         time.sleep(0.001)
@@ -461,6 +478,9 @@ def test_a_run_counts_what_its_workers_do_and_closes_them(threads: Threads) -> N
         "actor/turns": 1.0,
         "actor/0/lag_updates": 3.0,
         "actor/1/lag_updates": 4.0,
+        "faults/deaths": 0,
+        "faults/recoveries": 0,
+        "faults/lost_steps": 0,
     }
     assert set(runtime.metrics("replay")) == {"replay/items", "replay/fill"}
     assert {part.name: part.lag_updates for part in runtime.parts_now()} == {
@@ -485,24 +505,6 @@ def test_what_a_part_raises_is_raised_here_as_what_it_is(
         runtime.run(never)
     assert found.value.__notes__ == [f"(raised in actor/1 (process {os.getpid()}))"]
     runtime.close()
-
-
-def test_a_part_that_dies_is_named_and_shown(threads: Threads) -> None:
-    """R1, and R2: it is told by who posted to it."""
-    runtime = Remote(program(), threads, 60.0)
-    runtime.run(lambda c: c["env_steps"] >= 4)
-    threads.lose("actor/1")
-    with pytest.raises(PartLostError, match=r"^actor/1 \(process \d+\): it died$"):
-        runtime.run(never)
-    alive = {part.name: part.alive for part in runtime.parts_now()}
-    assert alive == {"replay/0": True, "replay/1": True, "actor/0": True, "actor/1": False}
-    assert runtime.parts_now()[-1].doing == "dead: it died"
-    with pytest.raises(PartLostError, match="actor/1"):
-        runtime.metrics()
-    threads.lose("replay/0")
-    until(lambda: threads.hosts["actor/0"].slice(0.02).lost > 0)
-    runtime.close()
-    assert threads.closed
 
 
 def test_a_part_that_cannot_be_made_says_why_and_all_others_are_ended(threads: Threads) -> None:
@@ -555,7 +557,7 @@ def test_a_start_that_is_interrupted_ends_at_once(
 def test_after_an_interruption_no_further_part_is_started() -> None:
     made, looks = Scripted({"actor/0": 1, "actor/1": 1}), iter((False, True))
     started: list[str] = []
-    made.start = lambda part, held: started.append(part.name)  # type: ignore[method-assign]
+    made.start = lambda part, held, epoch: started.append(part.name)  # type: ignore[method-assign]
 
     def look() -> None:
         if next(looks):
