@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
+from recollect.envs import calls
 from recollect.runtime import transport
 from tests.runtime.staged import Stage
 from tests.runtime.test_hosting import Worker, host_of
@@ -28,6 +30,22 @@ def test_a_slice_ends_with_a_failure_of_an_environment_and_tells_of_it() -> None
     found = [host.slice(60.0, {"env_steps": 9}) for _ in range(3)]
     assert [each.turns for each in found] == [3, 1, 5]
     assert [each.fault for each in found] == [f"fault of turn {turn}" for turn in (3, 4, 4)]
+
+
+def test_what_failed_in_the_same_turn_is_told_of_with_a_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R8: an engine that raises, and hangs when it is begun again."""
+    worker = Fails()
+    host = host_of(worker)
+    monkeypatch.setattr(calls, "current", lambda: (time.monotonic(), "a reset"))
+    assert host.slice(60.0, {"env_steps": 3}).fault == "fault of turn 3"
+    asked = host.pulse()
+    worker.fault = "it raised"
+    again = host.pulse()
+    assert asked is not None
+    assert again is not None
+    assert (asked[1], again[1]) == ("a reset", "a reset (after it raised)")
 
 
 def test_a_hang_is_counted_as_a_failure_by_the_actors_next_life(
