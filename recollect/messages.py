@@ -271,7 +271,9 @@ class Posts:
     def _wait(self, end: float) -> None:
         """Wait for an answer, or a little where all wait for parts that are gone."""
         self.resend()
-        asked = next((post for post in self._waiting if not post.kept), None)
+        # Not one behind a message that is kept: what was taken is never before what was not.
+        behind = {id(post.handle) for post in self._waiting if post.kept}
+        asked = next((post for post in self._waiting if id(post.handle) not in behind), None)
         if asked is not None:
             self._take(asked, max(0.0, end - time.monotonic()))
         elif time.monotonic() >= end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -222,6 +223,40 @@ def test_what_was_kept_is_sent_again_in_order_before_anything_newer() -> None:
     posts.flush()
     assert (heard, len(posts), posts.nbytes) == ([0, 1, 2, 3, 4], 0, 0)
     assert (posts.sent, posts.sent_bytes, posts.lost) == (5, 50, 0), "each counts once"
+
+
+def test_an_answer_behind_a_message_that_was_lost_is_not_taken_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """R2: a part that comes back without what it had wants both, in order."""
+
+    class Lost(Known):
+        def result(self, seconds: float = 0.0) -> Any:
+            raise PartLostError("it died")
+
+    sent: list[int] = []
+    heard: list[int] = []
+    handle, posts = SimpleNamespace(name="echo", life=0), Posts(most=2)
+    answers = iter([Lost(), Known(1)])
+
+    def keep(what: int) -> None:
+        def send() -> Any:
+            sent.append(what)
+            return next(answers, Known(what))
+
+        posts.keep(handle, send, 0, heard.append)  # type: ignore[arg-type]
+
+    class Replaced(Clock):
+        def sleep(self, seconds: float) -> None:
+            handle.life = 1
+
+    monkeypatch.setattr(messages, "time", Replaced())
+    keep(0)
+    keep(1)
+    assert heard == []
+    keep(2)  # for which there is no room before the part is replaced
+    posts.flush()
+    assert (sent, heard) == ([0, 1, 2, 0, 1, 2], [0, 1, 2])
 
 
 @given(

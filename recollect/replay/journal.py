@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 import warnings
 import zlib
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recollect.messages import PartLostError
 from recollect.types import Array
 
 JOURNAL_BYTES = 2 << 30
@@ -36,6 +38,8 @@ _HEAD = struct.Struct("<4sQI")
 _CRC = struct.Struct("<I")
 _LENGTH = struct.Struct("<I")
 _DTYPES = ("int64", "float64", "uint8")
+_TAKEN_OVER = stat.S_IXUSR
+"""Set on a page that another process reads, and goes on from."""
 _AT_ONCE = 512
 """Buffers that one call of the system writes; 1024 are the most it takes."""
 
@@ -76,6 +80,7 @@ class Journal:
         self.number = number
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._path(number).unlink(missing_ok=True)  # it may be marked, for who began it
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
             self._file = os.open(self._path(number), flags, 0o600)
         except OSError as error:
@@ -85,7 +90,11 @@ class Journal:
         self.append({**header, "page": number})
 
     def append(self, header: dict[str, Any], arrays: Sequence[Array] = ()) -> None:
-        """Write one record."""
+        """Write one record.
+
+        Raises:
+            PartLostError: another process goes on with the journal.
+        """
         if self._file < 0:
             return
         buffers = _encoded(header, arrays)
@@ -95,9 +104,13 @@ class Journal:
             return
         try:
             _write(self._file, buffers)
+            # After it: what was written before that mark is read by who set it.
+            taken_over = os.fstat(self._file).st_mode & _TAKEN_OVER
         except OSError as error:
             self._give_up(f"page {self.number} cannot be written: {error}")
             return
+        if taken_over:
+            raise PartLostError("another process goes on with this journal: we were replaced")
         self._sizes[self.number] += nbytes
 
     def forget(self, needed: int) -> None:
@@ -143,9 +156,12 @@ class Journal:
     def sound(self, page: int) -> list[int]:
         """The pages from `page` on, once all of them were read and found whole; else none.
 
-        What was cut short at the end of the last is removed.
+        What was cut short at the end of the last is removed. Who wrote them, and was only stopped,
+        can write no more.
         """
         try:
+            for number in self._numbers():
+                os.chmod(self._path(number), 0o600 | _TAKEN_OVER)
             found = [number for number in self._numbers() if number >= page]
             if not found or found != list(range(page, found[-1] + 1)):
                 return []

@@ -432,6 +432,9 @@ class Lives:
                 self.env_failed(1, f"{known.part.name}: {error}")
                 self.lost(known.part.name, error, epoch)
                 return
+            except Exception as error:
+                error.add_note(f"(raised in {known.part.name}, which was begun once more)")
+                raise
             if known.epoch == epoch:
                 known.waits = waits
             if waits is None:

@@ -407,6 +407,12 @@ class Remote:
         """Ask a part's host, and wait for the answer."""
         return self._ask_all([name], method, *arguments)[name]
 
+    def _ask_life(self, epoch: int, name: str, method: str, *arguments: Any) -> Any:
+        """As `_wait_for`; _AgainError where it is not this life any more."""
+        if self._lives.epoch(name) != epoch:
+            raise _AgainError(f"{name}: it died", name)
+        return self._wait_for(name, method, *arguments)
+
     def _ask_all(
         self,
         names: Sequence[str] | Mapping[str, Any],
@@ -521,6 +527,7 @@ class Remote:
                 for name, part in self._parts.items()
                 if part.role.comes_back == "journal" and journals.folder and self._ready
             ]
+            epochs = self._lives.epochs
             found = self._ask_all([n for n in self._parts if n not in written], "state")
             for name in written:
                 needed = journals.needed(name)
@@ -531,7 +538,7 @@ class Remote:
         known = on_disk() if on_disk else {}
         parts = {}
         for name in self._parts:
-            ask = partial(self._wait_for, name)
+            ask = partial(self._ask_life, epochs[name], name)
             parts[name] = pieces.fetched(ask, found[name], below("/parts", name), known)
             ask("forget")
             self._lives.copied(name, parts[name])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recollect.messages import EarlyError
+from recollect.messages import EarlyError, PartLostError
 from recollect.replay import journal as module
 from recollect.replay import wire
 from recollect.replay.limiter import Limiter
@@ -237,6 +237,20 @@ def test_who_is_killed_while_it_turns_a_page_has_told_nobody_of_it(tmp_path: Pat
         page = killed.shard.turn_page(0)
         os.truncate(tmp_path / f"page-{page}", size)
         assert killed.revive() == (True, 1)
+        assert_same_state(killed.store.state_dict(), state)
+
+
+def test_who_was_only_stopped_answers_no_more_once_its_journal_was_taken_over(
+    tmp_path: Path,
+) -> None:
+    """R7: what it took after it was read would be acknowledged, and nowhere."""
+    killed = Killed(tmp_path)
+    killed.take("a", 0)
+    stopped, state = killed.shard, on_disk(killed.store.state_dict())
+    for _ in range(2):
+        assert killed.revive()[0]
+        with pytest.raises(PartLostError, match="another process goes on with this journal"):
+            stopped.restart_surplus()
         assert_same_state(killed.store.state_dict(), state)
 
 

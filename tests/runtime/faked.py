@@ -7,6 +7,7 @@ decides about every delay, and the same choices give the same run. `Threads` is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -221,6 +222,7 @@ class Threads:
         self.hosts: dict[str, Host] = {}
         self.asked: Counter[tuple[str, str]] = Counter()
         self.closed = False
+        self.begun: Counter[str] = Counter()  # lives, by name
         self.killed: list[str] = []
         self._pools: dict[tuple[str, bool], ThreadPoolExecutor] = {}
         self._made: dict[str, _Answer] = {}
@@ -236,27 +238,32 @@ class Threads:
         setting = Setting(os.getcwd(), (), 1, 0)
         with self._lock:
             self._lost.discard(part.name)
-        self._open[part.name] = set()
+            self.begun[part.name] += 1
+            self._open[part.name] = set()
+            for turns in (False, True)[: 1 + part.role.worker]:
+                self._pools[part.name, turns] = ThreadPoolExecutor(1)
         self._handles[part.name] = [handle for each in handles.values() for handle in each]
-        for turns in (False, True)[: 1 + part.role.worker]:
-            self._pools[part.name, turns] = ThreadPoolExecutor(1)
 
         def make() -> None:
             self.hosts[part.name] = Host(part, handles, clients, setting)
 
         self._made[part.name] = self.submit(part.name, make)
 
-    def submit(self, name: str, call: Callable[[], Any], turns: bool = False) -> _Answer:
-        """Have one of the part's threads call this."""
+    def submit(
+        self, name: str, call: Callable[[], Any], turns: bool = False, life: int | None = None
+    ) -> _Answer:
+        """Have one of the part's threads call this; None: of its present life."""
         answer = _Answer()
         with self._lock:
-            if name in self._lost:
+            if name in self._lost or life not in (None, self.begun[name]):
                 answer.future.set_exception(PartLostError("it died"))
                 return answer
-            opened = self._open[name]
+            opened, pool = self._open[name], self._pools[name, turns]
             opened.add(answer)
 
         def work() -> None:
+            if answer.future.done():
+                return  # who died does nothing more
             found, error = None, None
             try:
                 found = sent(call())
@@ -271,7 +278,8 @@ class Threads:
                 else:
                     answer.future.set_result(found)
 
-        self._pools[name, turns].submit(work)
+        with contextlib.suppress(RuntimeError):  # it was killed just now, and the answer says so
+            pool.submit(work)
         return answer
 
     def host(self, name: str) -> Host:
@@ -292,7 +300,9 @@ class Threads:
 
     def rewire(self, holder: str, name: str) -> None:
         for handle in self._handles[holder]:
-            handle.life += handle.name == name
+            if handle.name == name:
+                handle.begun = self.begun[name]
+                handle.life += 1
 
     def wait(self, answers: Sequence[Pending], seconds: float) -> None:
         futures = [answer.future for answer in answers if isinstance(answer, _Answer)]
@@ -309,6 +319,8 @@ class Threads:
     def kill(self, name: str, pid: int) -> None:
         self.killed.append(name)
         self.lose(name)
+        if (name, True) not in self._pools:  # a service ends what it is at, a worker may hang
+            self._pools[name, False].shutdown()
 
     def lost(self) -> str:
         return ""
@@ -326,12 +338,14 @@ class _Handle:
 
     def __init__(self, transport: Threads, name: str, asker: tuple[str, int]) -> None:
         self.name, self.asker, self._transport = name, asker, transport
-        self.life = 0
+        self.begun, self.life = transport.begun[name], 0
 
     def ask(self, method: str, *arguments: Any) -> Pending:
         given, transport = sent(arguments), self._transport
         return transport.submit(
-            self.name, lambda: unshared(transport.host(self.name).ask(self.asker, method, *given))
+            self.name,
+            lambda: unshared(transport.host(self.name).ask(self.asker, method, *given)),
+            life=self.begun,
         )
 
 

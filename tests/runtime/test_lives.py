@@ -87,7 +87,9 @@ def test_no_steps_are_counted_before_all_refuse_what_is_late(stage: Stage) -> No
 
 def test_a_learner_comes_back_from_its_copy_and_owes_what_is_undone(stage: Stage) -> None:
     """R3: nobody acts on what it published before; several shards owe, none more than it can."""
-    stage.lives.copied("learner", {"weights": np.arange(3)})
+    state = {"weights": np.arange(3)}
+    stage.lives.copied("learner", state)
+    state["weights"][:] = 9  # a snapshot's arrays are others'
     stage.counted["learner"] = {"updates": 7, "learned_steps": 60}
     stage.undone = {"replay/0": 50, "replay/1": 45}
     stage.die("learner")
@@ -343,13 +345,29 @@ def test_an_answer_of_an_earlier_life_is_passed_over(stage: Stage) -> None:
     assert (stage.lives.died, stage.lives.epoch("actor/0")) == (1, 1)
 
 
+@pytest.mark.parametrize("method", ["pulse", "state"])
+def test_what_an_earlier_life_was_asked_says_nothing_of_this_one(stage: Stage, method: str) -> None:
+    """Its pulse and its copy were on their way when it died."""
+    stage.withheld = {("learner", method)}
+    stage.tend(lives.COPY_SECONDS)
+    assert stage.open
+    stage.die("learner")
+    stage.tend()
+    assert stage.lives.whole
+    assert stage.lives.silence("learner") == 0
+    stage.let("learner", method, PartLostError("it was killed"))
+    stage.tend(times=3)
+    assert stage.lives.died == 1
+
+
 def test_one_that_cannot_be_made_again_ends_the_run_as_what_it_is(stage: Stage) -> None:
     stage.withheld = {("actor/0", "who")}
     stage.die("actor/0")
     stage.tend()
     stage.let("actor/0", "who", KeyError("a fault of ours"))
-    with pytest.raises(KeyError, match="a fault of ours"):
+    with pytest.raises(KeyError, match="a fault of ours") as found:
         stage.tend()
+    assert found.value.__notes__ == ["(raised in actor/0, which was begun once more)"]
 
 
 def test_an_environment_that_cannot_be_made_again_is_tried_again(stage: Stage) -> None:

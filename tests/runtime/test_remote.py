@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recollect.messages import Known, PartSilentError, Pending
+from recollect.messages import Known, PartLostError, PartSilentError, Pending
 from recollect.program import Far, Part, Program
 from recollect.roles import ACTOR, LEARNER, REPLAY
 from recollect.runtime import hosting, lives, remote
@@ -197,6 +197,8 @@ def test_a_state_is_taken_while_all_workers_are_held() -> None:
     made.answers["state"] = Known({"x": 1})
     made.asked.clear()
     assert runtime.state_dict()["parts"] == {name: {"x": 1} for name in made.steps}
+    copy = runtime._lives._known["learner"].copy
+    assert copy == {"x": 1}, "a learner that dies comes back from here"
     order = [method for _, method in made.asked if method != "own"]
     assert order == ["hold"] * 3 + ["state"] * 4 + ["release"] * 3 + ["forget"] * 4
     assert {name for name, method in made.asked if method == "hold"} == set(workers)
@@ -231,6 +233,10 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Clocked, Remote]:
     monkeypatch.setattr(remote, "SLICE_SECONDS", 1.0)
     made = Clocked(clock)
     return made, Remote(made.program(), made, 60.0)
+
+
+def any_pending(runtime: Remote) -> bool:
+    return any(worker.pending is not None for worker in runtime._workers.values())
 
 
 def never(_: Any) -> bool:
@@ -312,6 +318,32 @@ def test_the_time_that_the_driver_itself_was_stopped_is_not_the_runs(
 
     made.wait = wait  # type: ignore[method-assign]
     runtime.run(lambda _: made.clock.now > 500 * remote.DEADLINE)
+
+
+def test_what_comes_late_of_a_life_that_ended_is_not_heard(
+    clocked: tuple[Clocked, Remote],
+) -> None:
+    """R7: its steps are what shards have of it, here none; the next life's slices are its own."""
+    made, runtime = clocked
+    runtime.run(lambda _: True)
+    runtime._give(runtime._workers["actor/0"], {})
+    made.end("actor/0", 3)
+    runtime._hear()
+    assert runtime.counts() == Counter(env_steps=3)
+    runtime._give(runtime._workers["actor/0"], {})
+    made.answers["who"] = late = Late()
+    runtime._lives.lost("actor/0", PartLostError("it was killed"), 0)
+    made.end("actor/0", 2)
+    runtime._hear()
+    assert runtime.counts() == Counter(env_steps=3)
+    assert not any_pending(runtime)
+    end = made.clock.now + 1.2 * remote.DEADLINE
+    runtime.run(lambda _: made.clock.now > end)  # one that comes back does not stand still
+    late.give({"pid": 78, "host": ""})
+    runtime._hear()
+    assert runtime.counts() == Counter(env_steps=0)
+    assert runtime.parts_now()[0].doing == "waiting"
+    assert runtime.deaths()[0].lost_steps == 3
 
 
 # --- Figures --------------------------------------------------------------------------------------
