@@ -402,6 +402,24 @@ def test_a_resume_that_is_refused_changes_nothing(
     assert json.loads((run / "config.json").read_text())["env_steps"] == 30
 
 
+def test_a_resume_that_is_stopped_before_it_has_begun_keeps_what_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C7: while its parts start; the line that is said then names no options."""
+    run = tmp_path / "run"
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.train("r2d2", env="recollect/Recall-v0", env_steps=10, run_dir=run)
+
+    def stopped(*_: Any) -> None:
+        raise Interrupted("SIGINT")
+
+    monkeypatch.setattr(runtimes, "begun", stopped)
+    with pytest.raises(Interrupted):
+        recollect.resume(run, env_steps=30, runtime="ray")
+    config = json.loads((run / "config.json").read_text())
+    assert (config["env_steps"], config["runtime"]) == (30, "ray")
+
+
 def test_what_was_said_of_a_cluster_does_not_keep_a_run_from_going_on_inline() -> None:
     """Must go on with either runtime: an address that is written down cannot be left out."""
     job = prepare(

@@ -112,6 +112,7 @@ class Host:
         self._entrance = threading.Lock()  # held by who waits to ask: turns queue behind it
         self._holding = False
         self._stopping = False
+        self._told = ""  # the last fault of an environment that a slice told of
         if part.role.long:
             self.part.interrupted = lambda: self._stopping
         self._fences: dict[str, int] = {}
@@ -148,7 +149,7 @@ class Host:
         """
         began = time.monotonic()
         end, pause = began + seconds, PAUSE_SECONDS[0]
-        busy, turns, fault = 0.0, 0, self._fault
+        busy, turns = 0.0, 0
         while not self._stopping:
             with self._between_turns(end) as mine:
                 if not mine:
@@ -165,7 +166,7 @@ class Host:
                 busy += self._turn()
             turns += moved
             now = time.monotonic()
-            if now >= end or self._fault != fault:
+            if now >= end or self._fault != self._told:
                 break
             pause = PAUSE_SECONDS[0] if moved else min(2 * pause, PAUSE_SECONDS[1], end - now)
             if not moved:
@@ -174,6 +175,7 @@ class Host:
             if mine:  # else who has the part has sent all, or will give another slice
                 self._send()
         warned, self._warned[:] = self._warned[:WARNINGS_KEPT], []
+        self._told = self._fault
         posts = [client.posts for client in self._clients.values()]
         return Slice(
             counts=self.part.counts(),
@@ -184,7 +186,7 @@ class Host:
             queue_bytes=sum(each.nbytes for each in posts),
             lost=sum(each.lost for each in posts),
             warnings=warned,
-            fault=self._fault,
+            fault=self._told,
         )
 
     @property
@@ -228,7 +230,10 @@ class Host:
     def pulse(self) -> tuple[float, str] | None:
         """That it lives; how long a call of an environment takes already, and what it is."""
         call = calls.current()
-        return None if call is None else (time.monotonic() - call[0], call[1])
+        if call is None:
+            return None
+        before = f" (after {self._fault})" if self._fault != self._told else ""
+        return time.monotonic() - call[0], call[1] + before
 
     def own(self, method: str, *arguments: Any) -> Any:
         """Call the part itself, between two turns."""

@@ -23,6 +23,7 @@ from recollect.types import ConfigError, DivergedError, EnvError, NotSavedError
 
 if TYPE_CHECKING:
     from recollect.run.checkpoint import Checkpoint
+    from recollect.training.loop import Training
 
 FINAL_EPISODES = 20
 LARGE = 512
@@ -207,7 +208,7 @@ def _stop(verbose: bool) -> Stop:
 
     def tell() -> None:
         if verbose:
-            print("stopping: as soon as the run can be saved", flush=True)
+            print("stopping: as soon as that can be done in good order", flush=True)
 
     return Stop(on_first=tell)
 
@@ -246,7 +247,6 @@ def _carry_on(
     """
     from recollect.run import curves
     from recollect.runtime import randomness
-    from recollect.training.loop import Training
 
     title = f"{job.agent} on {job.env.id}, seed {job.seed}"
     with (
@@ -254,7 +254,7 @@ def _carry_on(
         progress.warnings(),
         randomness.seeded(job.seed),
         contextlib.closing(
-            Training(job, folder, program, progress, stop, found, start)
+            _begun(job, folder, program, progress, stop, found, start, changed)
         ) as training,
     ):
         if changed:  # a resume that is refused until here has changed nothing
@@ -302,6 +302,27 @@ def _carry_on(
         training.best[0] if training.best else None,
         int(row["run/env_failures"]),
     )
+
+
+def _begun(
+    job: Job,
+    folder: RunFolder,
+    program: Any,
+    progress: Progress,
+    stop: Stop,
+    found: Checkpoint | None,
+    start: Any,
+    changed: bool,
+) -> Training:
+    """The training; one that a signal stops before it has begun keeps what `job` changed."""
+    from recollect.training.loop import Training
+
+    try:
+        return Training(job, folder, program, progress, stop, found, start)
+    except Interrupted:
+        if changed:
+            folder.write_config(job.as_dict())
+        raise
 
 
 def _stands(found: Checkpoint | None) -> dict[str, float]:

@@ -36,6 +36,8 @@ class Faulty(gym.Env):
         how = self.how
         if how == "raises":
             raise OSError("the engine\nstopped")
+        if how == "interrupts":
+            raise KeyboardInterrupt
         if how == "sys.exit":
             sys.exit(3)
         if how == "os._exit":

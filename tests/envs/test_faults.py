@@ -11,6 +11,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from recollect.envs import calls
 from recollect.envs.failures import LIMIT
 from recollect.envs.registry import make
 from recollect.envs.slots import Slots
@@ -85,6 +86,24 @@ def test_r8_what_fails_in_a_step_is_a_fault_of_its_slot(how, processes):
             assert [step.observation["observation"][slot, 1] for slot in sound] == [t] * len(sound)
         assert step.terminated.tolist() == (~lost).tolist()
         assert env.failures == 1
+
+
+def test_r8_an_interrupt_is_a_fault_where_no_person_interrupts(monkeypatch):
+    """R8: as in a part of a run on Ray; here it is ours."""
+    with closing(made("interrupts", "step", 0)) as env:
+        env.reset(SEEDS)
+        for _ in range(2):
+            env.step(ACTIONS)
+        with pytest.raises(KeyboardInterrupt):
+            env.step(ACTIONS)
+    monkeypatch.setattr(calls, "blamed", (*calls.blamed, KeyboardInterrupt))
+    with closing(made("interrupts", "step", 0)) as env:
+        env.reset(SEEDS)
+        for _ in range(2):
+            assert not env.step(ACTIONS).faults
+        (said,) = env.step(ACTIONS).faults.values()
+        assert re.search(r"slot 1: step raised KeyboardInterrupt \(.*faulty.py, line \d+\)$", said)
+        assert env.fault == said
 
 
 @pytest.mark.parametrize(("how", "processes"), PLACES)
