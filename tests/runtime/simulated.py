@@ -26,8 +26,10 @@ from typing import Any
 from unittest.mock import patch
 
 from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending, unshared
+from recollect.parameters import Version
 from recollect.program import Part
 from recollect.replay import journal
+from recollect.replay.shard import Stamp
 from recollect.runtime.hosting import QUICK, Host, Setting
 from tests.runtime.faked import sent
 
@@ -499,7 +501,7 @@ class Simulated:
         for answer in [x for x in life.asked if x.handle is None]:
             self._lost(answer)
         if life.cut or (life.stopped and self.cluster and self.random.random() < 0.5):
-            self.at(self.random.uniform(0.0, 20.0), partial(self.die, life))
+            self.at(self.random.choice([0.1, 1.0, 3.0, 20.0]), partial(self.die, life))
         else:
             self.die(life)
 
@@ -575,12 +577,9 @@ class Simulated:
 
 def _briefly(call: tuple[Any, ...]) -> tuple[Any, ...]:
     """What is asked, without arrays."""
-    plain = (x for x in call if isinstance(x, str | int | float | tuple | dict))
-    return tuple(repr(x) if isinstance(x, dict) else x for x in plain if not _arrays(x))
-
-
-def _arrays(value: Any) -> bool:
-    return isinstance(value, tuple) and not all(isinstance(x, str | int) for x in value)
+    method, *arguments = call[2:] if call[0] == "ask" else call
+    first = arguments[0] if arguments else None
+    return method, first if isinstance(first, str | Stamp | Version) else None
 
 
 class _Now:

@@ -99,6 +99,8 @@ class Facts:
         elif method == "publish":
             newest = self._newest.get(id(life), arguments[0])
             self._newest[id(life)] = max(newest, arguments[0])
+            service: Any = cast(Any, life.host).part
+            assert service.version() == self._newest[id(life)], "R3: the newest stays"
         elif method == "fetch" and id(life) in self._newest:
             assert value[0] >= self._newest[id(life)], "R3: what is newest is never older"
             assert value[1] is None or value[1][0] == value[0]

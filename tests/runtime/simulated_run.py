@@ -39,10 +39,10 @@ from tests.runtime.simulated_facts import (
     told_of,
 )
 
-MIN_SIZE = 10
-STEPS = 60
+MIN_SIZE = 8
+STEPS = 40
 ON_THE_WAY = 8
-ENDLESS_EVENTS = 1500
+ENDLESS_EVENTS = 1000
 
 
 class _EnoughError(Exception):
@@ -182,7 +182,7 @@ class Run:
         self.world = Simulated(random, folder, random.random() < 0.5, self.facts)
         self.world.before_event = self._look
         self.left = 10**9 if endless else random.choice([0, 1, 1, 2, 3, 4, 6])
-        self.following = random.randrange(20, 600)
+        self.following = random.randrange(20, 400)
         self.disk: Any = None
         self.due = 0.0  # the next save
         self.saving = False
@@ -231,10 +231,10 @@ class Run:
             return
         self.moments.add("recovery" if dead else "save" if self.saving else "turn")
         self.left -= 1
-        self.following = world.events + random.choice([1, 3, 10, 30, 100, 300])
+        self.following = world.events + random.choice([1, 3, 10, 30, 100])
         what = random.choice(["kill", "kill", "stop"] + ["cut", "node"] * world.cluster)
         life.faults.append(what)
-        seconds = random.choice([0.1, 1.0, 4.0, 10.0, 30.0])
+        seconds = random.choice([0.1, 1.0, 3.5, 4.5, 5.5, 10.0, 30.0])
         if what in ("kill", "node"):
             world.die(life)
         elif what == "stop":
