@@ -194,12 +194,17 @@ class Shard:
         return self._journal.number
 
     def recover(
-        self, folder: Path | str, page: int, most_bytes: int = JOURNAL_BYTES
+        self,
+        folder: Path | str,
+        page: int,
+        most_bytes: int = JOURNAL_BYTES,
+        anew: int | None = None,
     ) -> tuple[bool, int]:
         """Become the shard that kept the journal in `folder`, and go on with it.
 
         The store has the state that went with `page`, already. Where the journal is not all there,
-        nothing of it is used but what is held goes on by itself: see `abandon`.
+        nothing of it is used but what is held goes on by itself: see `abandon`. The journal begins
+        with page `anew` then; None: with `page`.
 
         Returns:
             Whether the shard is as the other one was, and how many records were used.
@@ -225,7 +230,7 @@ class Shard:
         self._replay.abandon()
         self._lives, self._epochs = {}, {}
         # It stands for the page that is lost: who recovers once more from this state abandons too.
-        self._begin_page(page, abandoned=True)
+        self._begin_page(page if anew is None else anew, abandoned=True)
         return False, 0
 
     def _begin_page(self, number: int, abandoned: bool = False) -> None:

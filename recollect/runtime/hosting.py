@@ -253,10 +253,10 @@ class Host:
         self._journal = _journal_folder(folder)
         self._server.keep_journal(self._journal)
 
-    def recover(self, folder: str, page: int) -> tuple[bool, int]:
-        """Have it go on from its journal, on top of the state that was loaded."""
+    def recover(self, folder: str, page: int, anew: int) -> tuple[bool, int]:
+        """Have it go on from its journal, on top of the state that was loaded; see `Shard`."""
         self._journal = _journal_folder(folder)
-        return self._server.recover(self._journal, page)
+        return self._server.recover(self._journal, page, anew=anew)
 
     def begin_epoch(self, epoch: int) -> None:
         """Go on as this life of the part, where that makes a difference to it."""

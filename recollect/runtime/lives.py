@@ -419,7 +419,9 @@ class Lives:
         epoch = known.epoch
         while known.steps is not None and known.epoch == epoch:
             if known.waits is not None and not known.waits.ready():
-                known.silent += gap
+                known.silent += gap * (
+                    not isinstance(known.waits, _Read)
+                )  # that is not its silence
                 self._look_for_room(known)
                 if known.silent > START_SECONDS:
                     why, late = f"it was not there after {START_SECONDS:g} s", known
@@ -571,17 +573,19 @@ class Lives:
         complete, calls = False, -1
         if self.journals.folder:
             page, folder = self.journals.page_of(state, name), self.journals.of(name)
+            how = (folder, page, self.journals.anew(name))
             try:
-                complete, calls = yield self._transport.ask(name, "recover", folder, page)
+                complete, calls = yield self._transport.ask(name, "recover", *how)
             except RuntimeError as error:
                 if isinstance(error, PartLostError):
                     raise
                 yield from self._put(name, tree)  # the journal is of another state, and is removed
-                complete, calls = yield self._transport.ask(name, "recover", folder, page)
+                complete, calls = yield self._transport.ask(name, "recover", *how)
         else:
             yield self._transport.ask(name, "serve", "abandon")
         if complete:
             return int(calls)
+        self.journals.begin_anew(state, name)
         yield self._transport.ask(name, "serve", "restart_surplus")
         for other in self._known.values():
             # One that is dead restarts its own, or goes on from where it was.

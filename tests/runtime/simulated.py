@@ -565,6 +565,9 @@ class Simulated:
                 if waits in answer.waiting:
                     answer.waiting.remove(waits)
 
+    def no_room(self, name: str) -> str:
+        return ""
+
     def lost(self) -> str:
         return ""
 

@@ -381,8 +381,8 @@ class Journaled:
         (folder / "page").write_text("x")
         self.calls.append(("keep", folder))
 
-    def recover(self, folder: Path, page: int) -> tuple[bool, int]:
-        self.calls.append(("recover", folder, page))
+    def recover(self, folder: Path, page: int, anew: int) -> tuple[bool, int]:
+        self.calls.append(("recover", folder, page, anew))
         return True, 7
 
     def turn_page(self, needed: int) -> int:
@@ -407,8 +407,8 @@ def test_a_state_comes_with_a_new_page_of_the_journal(
     assert folder.stat().st_mode & 0o777 == 0o700
     assert folder.parent.stat().st_mode & 0o777 == 0o700
     other = Host(Part("replay", REPLAY, Journaled), {}, {}, HERE)
-    assert other.recover(str(folder), 3) == (True, 7)
-    assert other.part.calls == [("recover", folder, 3)]
+    assert other.recover(str(folder), 3, 9) == (True, 7)
+    assert other.part.calls == [("recover", folder, 3, 9)]
     assert (folder / "page").exists()
     other.close()
     assert not folder.exists()
@@ -430,7 +430,7 @@ def test_a_journal_in_a_folder_of_somebody_elses_making_is_refused(
             host.keep_journal(str(tmp_path / folder))
     monkeypatch.setattr(hosting.os, "geteuid", lambda: os.getuid() + 1)
     with pytest.raises(PermissionError, match="is another's"):
-        host.recover(str(tmp_path / "elsewhere" / "replay-0"), 0)
+        host.recover(str(tmp_path / "elsewhere" / "replay-0"), 0, 9)
     assert host.part.calls == []
 
 

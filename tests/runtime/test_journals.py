@@ -44,3 +44,26 @@ def test_pages_are_needed_until_a_later_checkpoint_is_on_disk() -> None:
 
 def test_each_shard_has_a_folder_of_its_own() -> None:
     assert Journals("run/journals").of("replay/1") == "run/journals/replay-1"
+
+
+def test_pages_that_begin_anew_go_on_from_one_state_and_no_other() -> None:
+    """A snapshot that was being saved when a shard lost its journal names pages of before."""
+    journals = Journals("x")
+    journals.turned("replay/0", 1)
+    base = {"journal": journals.state_dict()}
+    journals.turned("replay/0", 2)
+    in_flight = {"journal": journals.state_dict()}
+    first = journals.anew("replay/0")
+    journals.begin_anew(base, "replay/0")
+    assert first > 2
+    assert journals.page_of(base, "replay/0") == first
+    assert journals.page_of(in_flight, "replay/0") not in (1, 2, first)
+    assert journals.page_of(None, "replay/0") not in (0, first)
+    journals.turned("replay/0", first + 1)
+    after = {"journal": journals.state_dict()}
+    assert journals.page_of(after, "replay/0") == first + 1
+    second = journals.anew("replay/0")
+    journals.begin_anew(None, "replay/0")
+    assert journals.page_of(None, "replay/0") == second > first + 1
+    assert journals.page_of(base, "replay/0") not in (first, second)
+    assert journals.page_of(after, "replay/0") not in (first, second)

@@ -12,6 +12,7 @@ from recollect.messages import PartLostError, PartSilentError
 from recollect.replay.limiter import Totals
 from recollect.replay.shard import Standing
 from recollect.runtime import lives
+from recollect.runtime.journals import PAGES
 from recollect.runtime.hosting import BusyError
 from recollect.types import Buffers, EnvError
 from tests.runtime.staged import SHARDS, Stage
@@ -161,7 +162,7 @@ def test_a_shard_comes_back_from_the_last_checkpoint_and_its_journal(stage: Stag
     assert done[3][3].tolist() == [3, 5]
     assert done[4][2]["n"] == 2
     assert done[5:] == [
-        ("replay/1", "recover", "/journals/replay-1", 4),
+        ("replay/1", "recover", "/journals/replay-1", 4, PAGES),
         ("replay/1", "fence", "actor/0", 1),
         *((name, "REWIRE", "replay/1") for name in ("learner", "actor/0", "actor/1")),
         ("replay/1", "BACK"),
@@ -172,7 +173,7 @@ def test_a_shard_comes_back_from_the_last_checkpoint_and_its_journal(stage: Stag
 def test_before_the_first_checkpoint_a_journal_goes_on_from_nothing(stage: Stage) -> None:
     stage.die("replay/0")
     stage.tend()
-    assert ("replay/0", "recover", "/journals/replay-0", 0) in stage.log
+    assert ("replay/0", "recover", "/journals/replay-0", 0, PAGES) in stage.log
     assert not [each for each in stage.log if each[1] in ("give", "load")]
 
 

@@ -95,6 +95,9 @@ class Scripted:
     def kill(self, name: str, pid: int) -> None:
         pass
 
+    def no_room(self, name: str) -> str:
+        return ""
+
     def lost(self) -> str:
         return ""
 

@@ -189,8 +189,8 @@ def test_all_kinds_of_parts_die_and_the_run_goes_on_as_counted(
     equal: list[bool] = []
     recover = hosting.Host.recover
 
-    def recovered(host: hosting.Host, folder: str, page: int) -> tuple[bool, int]:
-        found = recover(host, folder, page)
+    def recovered(host: hosting.Host, folder: str, page: int, anew: int) -> tuple[bool, int]:
+        found = recover(host, folder, page, anew)
         states = dead[host.name].state_dict(), host.part.state_dict()
         equal.append(digest(states[0]) == digest(states[1]))
         return found
