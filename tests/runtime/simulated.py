@@ -586,13 +586,13 @@ def _briefly(call: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 class _Now:
-    """The one thread of the driver that reads: what it is given is done at once."""
+    """A pool of threads in which what is given is done at once."""
 
     def __init__(self, *_: object) -> None:
         pass
 
-    def submit(self, work: Callable[[], Any]) -> Any:
-        value = work()
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        value = work(*arguments)
         return SimpleNamespace(done=lambda: True, result=lambda seconds=0.0: value)
 
     def shutdown(self, **_: object) -> None:
@@ -617,7 +617,7 @@ def clocked(world: Simulated) -> Iterator[None]:
 
     def folder() -> str:
         path = world.folder / world.acting.machine
-        path.mkdir(exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
         return str(path)
 
     clock = SimpleNamespace(monotonic=world.monotonic, sleep=world.sleep)
@@ -631,6 +631,7 @@ def clocked(world: Simulated) -> Iterator[None]:
         inside.enter_context(patch("recollect.runtime.hosting._settle", lambda *_: None))
         inside.enter_context(patch("recollect.runtime.hosting._hear_warnings", lambda _: None))
         inside.enter_context(patch("recollect.runtime.lives.ThreadPoolExecutor", _Now))
+        inside.enter_context(patch("recollect.agents.batches.ThreadPoolExecutor", _Now))
         none = SimpleNamespace(state_dict=dict)
         inside.enter_context(patch("recollect.runtime.remote.randomness", none))
         for name, value in QUICKER.items():

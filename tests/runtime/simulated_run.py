@@ -174,7 +174,7 @@ class Run:
     """
 
     def __init__(self, seed: int, folder: Path, endless: bool = False) -> None:
-        self.endless = endless
+        self.seed, self.endless = seed, endless
         self.random = random = Random(seed)
         self.shards, self.actors = random.choice([1, 2, 2, 3]), random.choice([1, 2, 2, 3])
         self.slots, self.ratio = random.choice([1, 2]), random.choice([0.5, 1.0])
@@ -226,15 +226,21 @@ class Run:
             return
         names = sorted(world.lives)
         dead = [name for name in names if self.remote._lives.why_dead(name)]
-        life = world.lives[random.choice(dead if dead and random.random() < 0.4 else names)]
+        name = random.choice(dead if dead and random.random() < 0.4 else names)
+        what = random.choice(["kill", "kill", "stop"] + ["cut", "node"] * world.cluster)
+        life = world.lives[name]
         if life.dead or life.stopped or life.cut:
             return
         self.moments.add("recovery" if dead else "save" if self.saving else "turn")
         self.left -= 1
         self.following = world.events + random.choice([1, 3, 10, 30, 100])
-        what = random.choice(["kill", "kill", "stop"] + ["cut", "node"] * world.cluster)
+        self._hurt(name, what)
+
+    def _hurt(self, name: str, what: str) -> None:
+        """Do this to a part."""
+        world, life = self.world, self.world.lives[name]
         life.faults.append(what)
-        seconds = random.choice([0.1, 1.0, 3.5, 4.5, 5.5, 10.0, 30.0])
+        seconds = self.random.choice([0.1, 1.0, 3.5, 4.5, 5.5, 10.0, 30.0])
         if what in ("kill", "node"):
             world.die(life)
         elif what == "stop":
@@ -338,19 +344,24 @@ class Run:
         return hashlib.sha256(repr(self.world.log).encode()).hexdigest()
 
 
-def simulate(seed: int, endless: bool = False) -> Run:
-    """A whole run; what does not hold is raised, with the seed and the event."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Run(seed, Path(folder), endless)
-        try:
-            # Of deaths that are borne, so that faults may go on.
-            with patch("recollect.runtime.lives.LIMIT", 10**6 if endless else 20):
-                run.go()
-        except BaseException as error:
-            error.add_note(f"(seed {seed}, event {run.world.events}, second {run.world.now:.3f})")
-            error.run = run  # type: ignore[attr-defined]
-            raise
+def done(run: Run) -> Run:
+    """A run that is over; what does not hold is raised, with the seed and the event."""
+    try:
+        # Of deaths that are borne, so that faults may go on.
+        with patch("recollect.runtime.lives.LIMIT", 10**6 if run.endless else 20):
+            run.go()
+    except BaseException as error:
+        error.add_note(f"(seed {run.seed}, event {run.world.events}, second {run.world.now:.3f})")
+        error.run = run  # type: ignore[attr-defined]
+        raise
     return run
+
+
+def simulate(seed: int, endless: bool = False) -> Run:
+    """`done` with the run of a seed, whose journals are in memory."""
+    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory("", "simulated-", where) as folder:
+        return done(Run(seed, Path(folder), endless))
 
 
 def show(seeds: Sequence[int]) -> None:
