@@ -140,6 +140,9 @@ class Stage:
     def wait(self, answers: Sequence[Pending], seconds: float) -> None:
         raise AssertionError("nobody waits here")
 
+    def no_room(self, name: str) -> str:
+        return ""
+
     def lost(self) -> str:
         return self.why
 

