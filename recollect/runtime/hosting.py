@@ -208,6 +208,7 @@ class Host:
     def _send(self) -> None:
         for client in self._clients.values():
             client.send()
+            client.posts.look()  # who waits does not: answered, they would count as under way
 
     @contextmanager
     def _between_turns(self, end: float) -> Iterator[bool]:

@@ -142,6 +142,11 @@ class Inline:
 
     died = 0
 
+    @property
+    def whole(self) -> bool:
+        """Always: the parts stand and fall with this process."""
+        return True
+
     def deaths(self) -> list[Any]:
         """Nobody: the parts stand and fall with this process."""
         return []

@@ -177,7 +177,7 @@ class Remote:
             until: asked several times a second.
             most: totals that are not to be passed; those who add to one share what is left.
         Raises:
-            PartLostError: a part died too often, or none can be reached any more.
+            PartLostError: a part died too often, has no room, or none can be reached any more.
             EnvError: environments failed too often.
             RuntimeError: no worker is ready, so that the run cannot move.
             Exception: what a part raised.
@@ -193,6 +193,10 @@ class Remote:
             if not self._lives.whole:
                 self._still = 0.0
             if self._still > DEADLINE:
+                for name in self._workers:
+                    if self._lives.away(name):
+                        why = self._lives.why_dead(name)
+                        raise PartLostError(f"{name}: {why}; the others wait for it", name)
                 raise RuntimeError(
                     f"the run cannot move: none of {', '.join(self._workers)} was ready for "
                     f"{DEADLINE:g} s; replay says {self.metrics()}"
@@ -297,6 +301,11 @@ class Remote:
             self._lives.env_failed(failed, f"{name}: {found.fault or 'an environment failed'}")
 
     # --- Those that die --------------------------------------------------------------------------
+
+    @property
+    def whole(self) -> bool:
+        """Whether all parts live, so that a state can be taken at once."""
+        return self._lives.whole
 
     def deaths(self) -> list[Death]:
         """Parts that died and came back, since this was last asked."""

@@ -142,7 +142,7 @@ class Training:
             self._write_row()
         if self._saves.look():
             self._runtime.saved()
-        if self._saves.due(time.perf_counter()):
+        if self._save_due(time.perf_counter()):
             self._saves.start(**self._snapshot())
 
     def final_evaluation(self, episodes: int) -> tuple[float, str]:
@@ -277,8 +277,12 @@ class Training:
         return (
             counts["env_steps"] >= min(self._next_row, self.job.env_steps)
             or self._must_stop()
-            or self._saves.due(now)
+            or self._save_due(now)
         )
+
+    def _save_due(self, now: float) -> bool:
+        """Whether it is time to save; as long as a part is dead the others go on instead."""
+        return self._saves.due(now) and self._runtime.whole
 
     def _tell_of_deaths(self) -> None:
         """Say who died and came back, and write it down."""

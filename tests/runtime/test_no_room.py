@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 
 from recollect.messages import PartLostError
-from recollect.runtime import lives
+from recollect.runtime import lives, remote
 from recollect.runtime.inline import Inline
 from recollect.runtime.remote import Remote
 from tests.runtime.faked import Threads, until
@@ -84,6 +84,20 @@ def test_a_save_that_waits_for_an_actor_stops_waiting(spread: tuple[Remote, Thre
     assert state["parts"]["actor/0"].keys() == runtime._workers["actor/0"].counts.keys()
     with pytest.raises(PartLostError, match=r"^actor/0: there is no room for actor/0; it had died"):
         runtime.ask("actor/0", "metrics")
+
+
+@pytest.mark.filterwarnings("ignore:actor")
+def test_without_any_actor_the_run_ends_in_the_end(
+    spread: tuple[Remote, Threads], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it stands still, it says which part is missing and why."""
+    runtime, _ = spread
+    monkeypatch.setattr(remote, "DEADLINE", 1.0)
+    said = r"^actor/0: there is no room for actor/0; it had died: it died; the others wait for it$"
+    lose(spread, "actor/0")
+    lose(spread, "actor/1")
+    with pytest.raises(PartLostError, match=said):
+        run_to(runtime, 100_000)
 
 
 @pytest.mark.parametrize("name", ["replay/1", "learner"])

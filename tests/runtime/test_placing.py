@@ -171,6 +171,21 @@ def test_another_order_that_would_do_by_luck_is_not_looked_for() -> None:
     assert not has_room(demands, nodes)
 
 
+def test_parts_are_spread_as_far_as_they_fit_so() -> None:
+    """And one that is placed again goes where most is free."""
+    nodes = [Node(a, {"CPU": cpus}, a) for a, cpus in (("a", 2.0), ("b", 4.0), ("c", 2.0))]
+    found = check_room(demands_of([(1, 0, ""), (2, 0, ""), (1, 0, ""), (1, 0, "")]), nodes)
+    assert {name: node.id for name, node in found.items()} == {
+        "actor/1": "b",
+        "actor/0": "a",
+        "actor/2": "c",
+        "actor/3": "b",
+    }
+    full = [Node("a", {"CPU": 2.0}), Node("b", {"CPU": 1.0})]
+    assert len(check_room(demands_of([(1, 0, ""), (0.5, 0, ""), (0.5, 0, ""), (1, 0, "")]), full))
+    assert check_room({"actor/0": Demand(1.0)}, nodes)["actor/0"].id == "b"
+
+
 def test_parts_that_are_bound_to_a_node_are_put_there_first() -> None:
     """The others have somewhere else to go."""
     nodes = [Node(a, {"CPU": 1.0, f"node:{a}": 1.0}) for a in addresses[:2]]
