@@ -125,9 +125,9 @@ def _unknown(what: str, name: str, known: Sequence[str]) -> ConfigError:
 def check_room(demands: Mapping[str, Demand], nodes: Sequence[Node]) -> dict[str, Node]:
     """Where each part can be; ConfigError, saying what is wanted and what is there, if it cannot.
 
-        Parts that are bound to a node come first, then the largest. Each is put where the fewest are
-    (of these where most processors are free), or, if all do not fit so, on the first node that has
-        room. Where they do not fit so either, another order might do by luck, and is not looked for.
+    Parts that are bound to a node come first, then the largest. Each is put where the fewest are,
+    of these where most processors are free; or, if all do not fit so, on the first node that has
+    room. Where they do not fit so either, another order might do by luck, and is not looked for.
     """
     order = sorted(
         demands, key=lambda name: (not demands[name].node, -demands[name].gpus, -demands[name].cpus)

@@ -12,8 +12,8 @@ from recollect.messages import PartLostError, PartSilentError
 from recollect.replay.limiter import Totals
 from recollect.replay.shard import Standing
 from recollect.runtime import lives
-from recollect.runtime.journals import PAGES
 from recollect.runtime.hosting import BusyError
+from recollect.runtime.journals import PAGES
 from recollect.types import Buffers, EnvError
 from tests.runtime.staged import SHARDS, Stage
 
