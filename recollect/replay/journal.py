@@ -103,15 +103,19 @@ class Journal:
             self._give_up(f"it would be longer than {self._most_bytes:,} bytes")
             return
         try:
+            # Before it, for who goes on must not find more when it reads once more; and after it:
+            # what was written before the mark is read by who set it.
+            self._refuse_if_taken_over()
             _write(self._file, buffers)
-            # After it: what was written before that mark is read by who set it.
-            taken_over = os.fstat(self._file).st_mode & _TAKEN_OVER
+            self._refuse_if_taken_over()
         except OSError as error:
             self._give_up(f"page {self.number} cannot be written: {error}")
             return
-        if taken_over:
-            raise PartLostError("another process goes on with this journal: we were replaced")
         self._sizes[self.number] += nbytes
+
+    def _refuse_if_taken_over(self) -> None:
+        if os.fstat(self._file).st_mode & _TAKEN_OVER:
+            raise PartLostError("another process goes on with this journal: we were replaced")
 
     def forget(self, needed: int) -> None:
         """Remove pages below `needed`."""

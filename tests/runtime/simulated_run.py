@@ -42,7 +42,7 @@ from tests.runtime.simulated_facts import (
 MIN_SIZE = 8
 STEPS = 40
 ON_THE_WAY = 8
-ENDLESS_EVENTS = 1000
+ENDLESS_EVENTS = 800
 
 
 class _EnoughError(Exception):
