@@ -36,11 +36,6 @@ OURS = "RECOLLECT_TEST_RUN"
 """Inherited by all that the training starts: so they are found, whatever their names."""
 
 
-def shared_memory() -> set[Path]:
-    """What is there of it, but for the folders of simulated runs (`simulated_run`)."""
-    return {path for path in SHARED_MEMORY.iterdir() if not path.name.startswith("simulated-")}
-
-
 def ours(folder: Path) -> dict[int, str]:
     """The living that a training in a folder has started, and what they are called, by pid."""
     mark, found = f"{OURS}={folder}".encode(), {}
@@ -175,7 +170,7 @@ class Harness:
     def __enter__(self) -> Harness:
         self.plan.write(self.folder)
         self.steps.mkdir()
-        self._shared = shared_memory()
+        self._shared = set(SHARED_MEMORY.iterdir())
         environment = commanded.environment() | {
             OURS: str(self.folder),
             counted.FOLDER: str(self.steps),
@@ -317,7 +312,7 @@ class Harness:
         assert self.opened == [], "others could come in"
         assert self.left == [], f"left after {LEAVE_SECONDS:g} s"
         end = time.monotonic() + LEAVE_SECONDS
-        while (more := shared_memory() - self._shared) and time.monotonic() < end:
+        while (more := set(SHARED_MEMORY.iterdir()) - self._shared) and time.monotonic() < end:
             time.sleep(0.1)  # another run's on this machine goes by itself
         assert not more, f"shared memory is left: {more}"
 

@@ -358,9 +358,8 @@ def done(run: Run) -> Run:
 
 
 def simulate(seed: int, endless: bool = False) -> Run:
-    """`done` with the run of a seed, whose journals are in memory."""
-    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory("", "simulated-", where) as folder:
+    """`done` with the run of a seed."""
+    with tempfile.TemporaryDirectory() as folder:
         return done(Run(seed, Path(folder), endless))
 
 
