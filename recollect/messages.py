@@ -157,6 +157,7 @@ class _Post:
     again: Callable[[], Pending] | None = None
     life: int = 0
     kept: bool = False
+    kept_at: float = 0.0
 
 
 class Posts:
@@ -172,6 +173,9 @@ class Posts:
 
     PAUSE_SECONDS = 0.01
     """Between two looks whether a part was replaced, of who waits for it."""
+    RETRY_SECONDS = 5.0
+    """After which a message is sent again to a part that was not replaced: it may only have been
+    out of reach."""
 
     def __init__(self, most: int = 8, most_bytes: int = 64 << 20) -> None:
         self._most, self._most_bytes = most, most_bytes
@@ -226,12 +230,18 @@ class Posts:
         return any(post.life >= handle.life for post in mine)
 
     def resend(self) -> None:
-        """Send again, in order, what was given to `keep`, to parts that were replaced since."""
+        """Send again, in order, what was given to `keep`, to parts that were replaced since.
+
+        Also what was kept for long: its part may live, and recognises what it has.
+        """
         # A part may be replaced at any moment: what goes to it now is counted for one life.
         lives = {id(post.handle): post.handle.life for post in self._waiting if post.handle}
+        late = time.monotonic() - self.RETRY_SECONDS
+        kept = {id(post.handle) for post in self._waiting if post.kept and post.kept_at < late}
         for post in self._waiting:
-            if post.again is not None and lives[id(post.handle)] > post.life:
-                post.answer, post.life, post.kept = post.again(), lives[id(post.handle)], False
+            known = id(post.handle)
+            if post.again is not None and (lives[known] > post.life or known in kept):
+                post.answer, post.life, post.kept = post.again(), lives[known], False
 
     def look(self) -> None:
         """Take the answers that have come, those of each part in order."""
@@ -296,7 +306,7 @@ class Posts:
             raise
         except PartLostError:
             if post.again is not None:
-                post.kept = True
+                post.kept, post.kept_at = True, time.monotonic()
                 return
             self.lost += 1
         else:

@@ -356,6 +356,32 @@ def test_a_flush_waits_until_a_part_is_replaced_or_its_deadline(
     assert heard == [0, 1, 2]
 
 
+def test_what_was_kept_for_a_part_out_of_reach_is_sent_again_though_nobody_replaced_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A link that was cut between two parts that live: in order, and not at every look."""
+    clock, world, posts = Clock(), World(), Posts()
+    monkeypatch.setattr(messages, "time", clock)
+    heard, send = keeper(world, posts)
+    world.lose("echo")
+    send(0)
+    send(1)
+    world.run()
+    posts.look()
+    world._lost.discard("echo")
+    asked = world.asked["say"]
+    clock.now += Posts.RETRY_SECONDS - 0.1
+    posts.look()
+    assert world.asked["say"] == asked
+    clock.now += 0.2
+    posts.look()
+    assert world.asked["say"] == asked + 2
+    world.run()
+    posts.look()
+    assert heard == [0, 1]
+    assert len(posts) == 0
+
+
 def test_who_is_fenced_is_told_at_every_look() -> None:
     """R7."""
     world, posts = World(), Posts()
