@@ -37,8 +37,8 @@ from recollect.types import (
 AbsoluteErrors = Callable[[Array, Array, Array, Array], Array]
 """(values [T + 1, A], actions [T], rewards [T], discounts [T]) -> absolute TD errors [T]."""
 
-SLOT_BITS, EPISODE_BITS = 16, 32
-"""Of an episode's uid; the 15 bits before them are the epoch's."""
+EPOCH_BITS, SLOT_BITS, EPISODE_BITS = 15, 16, 32
+"""Of an episode's uid, from its highest on."""
 FAULTS_TOLD = 3
 """Of an actor's or an evaluator's: an environment can have thousands."""
 
@@ -441,7 +441,13 @@ class Actor:
         self._env.close()
 
     def begin_epoch(self, epoch: int) -> None:
-        """Draw, and number episodes, as this life of the actor; before its first step."""
+        """Draw, and number episodes, as this life of the actor; before its first step.
+
+        Raises:
+            ValueError: it has had more lives than can be numbered.
+        """
+        if not 0 <= epoch < 1 << EPOCH_BITS:
+            raise ValueError(f"an actor's epoch is in [0, {1 << EPOCH_BITS:,}), {epoch:,} came")
         self._epochs[:] = epoch
 
     def go_on_from(self, counts: Mapping[str, int]) -> None:
@@ -499,6 +505,8 @@ class Actor:
         for name in _ARRAYS:
             like = getattr(self, f"_{name}")
             setattr(self, f"_{name}", states.array(states.part(state, "arrays"), name, like))
+        if (self._epochs < 0).any() or (self._epochs >= 1 << EPOCH_BITS).any():
+            raise ValueError(f"an epoch is not in [0, {1 << EPOCH_BITS:,})")
         for name, least in (("begin", 0), ("pos", 0), ("elapsed", 0), ("episodes", -1)):
             if (state["arrays"][name] < least).any():
                 raise ValueError(f"{name} has a number below {least}")

@@ -67,10 +67,13 @@ class Journal:
     """
 
     def __init__(self, folder: Path, most_bytes: int = JOURNAL_BYTES) -> None:
-        self._folder, self._most_bytes = Path(folder), most_bytes
         self._file = -1  # that is written; -1: none
+        self._folder, self._most_bytes = Path(folder), most_bytes
         self._sizes: dict[int, int] = {}
         self.number = -1
+
+    def __del__(self) -> None:
+        self._close()
 
     # --- Writing ---------------------------------------------------------------------------------
 

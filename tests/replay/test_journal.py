@@ -154,6 +154,20 @@ def test_a_killed_shard_comes_back_as_it_was_bit_for_bit(
     assert_same_state(on_disk(killed.store.state_dict()), wanted[0])
 
 
+def test_a_journal_that_nobody_has_any_more_is_closed(tmp_path: Path) -> None:
+    def opened() -> int:
+        return sum(
+            "page-" in os.path.realpath(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")
+        )
+
+    before = opened()
+    journal = module.Journal(tmp_path)
+    journal.begin(0, {"does": "page"})
+    assert opened() == before + 1
+    del journal
+    assert opened() == before
+
+
 def test_pages_that_are_not_needed_go_and_the_others_are_enough(tmp_path: Path) -> None:
     killed = Killed(tmp_path / "journal")
     pages = []
