@@ -178,8 +178,8 @@ def _saved(now: Standing) -> Facts:
         saved = f"after {now.checkpoint_env_steps:,} steps, {_ago(now.checkpoint_seconds_ago)}"
     facts.append(("checkpoint", saved))
     if now.deaths:
-        died = f"{now.deaths:,} part{'s' * (now.deaths > 1)}, each replaced"
-        facts.append(("died", f"{died}: {Path(now.run) / FAULTS} tells of them"))
+        died = f"{now.deaths:,} part{'s' * (now.deaths > 1)}"
+        facts.append(("died", f"{died}; {Path(now.run) / FAULTS} tells of those replaced"))
     if now.written_seconds_ago is not None:
         facts.append(("written", _ago(now.written_seconds_ago)))
     if now.is_stale:
