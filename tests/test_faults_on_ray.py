@@ -32,7 +32,7 @@ SMALL = (
 CART_POLE = ["train", "r2d2", "--env", counted.ID, "--checkpoint-seconds", "10"]
 KEPT = ("--replay-steps", "20000")  # soon full: memory does not rise from then on
 R6_SECONDS = float(os.environ.get("RECOLLECT_R6_SECONDS", "60"))
-CALM_SECONDS = 120.0
+CALM_SECONDS = 300.0
 """After which replay is full, and memory does not rise any more."""
 R7_SECONDS = float(os.environ.get("RECOLLECT_R7_SECONDS", "30"))
 LONGEST_STALL = 60.0
