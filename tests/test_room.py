@@ -139,14 +139,15 @@ def test_a_signal_before_the_start_starts_nothing(monkeypatch: pytest.MonkeyPatc
     stop.requested = "SIGTERM"
     monkeypatch.setattr(transport, "opened", lambda *_: pytest.fail("Ray was started"))
     with pytest.raises(Interrupted, match="ended by SIGTERM"):
-        runtimes.begun(wanted, program, stop)
+        runtimes.begun(wanted, program, stop, Path("run"), {}, lambda: None)
 
 
 def test_a_signal_while_parts_start_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, stop = job(), Stop()
     monkeypatch.setattr(transport, "opened", lambda *_: None)
-    monkeypatch.setattr(runtimes, "Remote", lambda *given: given)
-    given: Any = runtimes.begun(wanted, runtimes.program_of(wanted), stop)
+    monkeypatch.setattr(runtimes, "Remote", lambda *given, **_: given)
+    program = runtimes.program_of(wanted)
+    given: Any = runtimes.begun(wanted, program, stop, Path("run"), {}, lambda: None)
     given[-1]()
     stop.requested = "SIGTERM"
     with pytest.raises(Interrupted, match="ended by SIGTERM"):

@@ -14,7 +14,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from recollect.agents import r2d2, wiring
-from recollect.agents.acting import Actor, episode_uid
+from recollect.agents.acting import EPISODE_BITS, EPOCH_BITS, SLOT_BITS, Actor, episode_uid
 from recollect.agents.learning import FlatParameters
 from recollect.agents.policy import Policy
 from recollect.agents.r2d2 import R2D2Config
@@ -269,7 +269,7 @@ def test_draws_are_named_by_slot_episode_epoch_and_step(epoch: int) -> None:
     found = episodes(tape)
     assert len(found) > 3 * 2
     for uid, blocks in found.items():
-        slot, episode = (uid >> 32) % 2**23, uid % 2**32
+        slot, episode = (uid >> EPISODE_BITS) % 2**SLOT_BITS, uid % 2**EPISODE_BITS
         assert uid == episode_uid(epoch, slot, episode)
         assert slot in (1, 2, 3)
         actions = np.concatenate([b.action for b in blocks])
@@ -548,10 +548,10 @@ def test_a_single_slot_is_the_most_and_the_least_exploring_one() -> None:
 
 
 def test_episode_uids_are_ordered_by_epoch_slot_and_number() -> None:
-    last_slot, last_episode = 2**23 - 1, 2**32 - 1
+    last_slot, last_episode = 2**SLOT_BITS - 1, 2**EPISODE_BITS - 1
     uids = [
         episode_uid(epoch, slot, episode)
-        for epoch in (0, 1, 200)
+        for epoch in (0, 1, 2**EPOCH_BITS - 1)
         for slot in (0, 1, last_slot)
         for episode in (0, 7, last_episode)
     ]

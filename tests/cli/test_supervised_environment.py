@@ -167,7 +167,8 @@ def test_r8_more_than_ten_failures_in_ten_minutes_end_the_run_whoever_has_them(
     )
     assert re.fullmatch(line, err), err
     assert json.loads((run / "status.json").read_text())["state"].startswith("failed: environment ")
-    assert [path.name.split("-")[0] for path in (run / "checkpoints").iterdir()] == ["failed"]
+    saved = {path.name.split("-")[0] for path in (run / "checkpoints").iterdir()}
+    assert saved - {"last"} == {"failed"}  # where it took long, it was saved before
 
 
 @pytest.mark.parametrize(
