@@ -57,6 +57,17 @@ def goes_on(harness: Harness, env_steps: int, deaths: int) -> bool:
     return harness.all_back(deaths) and harness.status["env_steps"] > env_steps
 
 
+def assert_ends_well(harness: Harness, seconds: float) -> None:
+    """The training comes to its end, and all that must hold after it does."""
+    with harness:
+        assert harness.watch(seconds), harness.table()
+    print(harness.table())
+    assert harness.process.returncode == 0, harness.said
+    harness.check()
+    assert_steps_exact(harness)
+    assert_sound(harness.run, harness.deaths, distinct=True)
+
+
 def test_three_kinds_of_parts_die_and_the_run_goes_on(tmp_path: Path) -> None:
     """R1, R2, R3, S1: an actor in a step, a shard in an insert, the learner between its passes."""
     plan = Plan(
@@ -68,13 +79,7 @@ def test_three_kinds_of_parts_die_and_the_run_goes_on(tmp_path: Path) -> None:
     )
     # While the learner is away the actors soon wait, so all are back before the end.
     words = [*SMALL, *SPREAD, "--env-steps", "4000"]
-    with Harness(tmp_path, words, plan) as harness:
-        assert harness.watch(150), harness.table()
-    print(harness.table())
-    assert harness.process.returncode == 0, harness.said
-    harness.check()
-    assert_steps_exact(harness)
-    assert_sound(harness.run, harness.deaths, distinct=True)
+    assert_ends_well(Harness(tmp_path, words, plan), 150)
 
 
 @pytest.mark.slow
@@ -82,13 +87,8 @@ def test_twenty_kills_and_it_learns(tmp_path: Path) -> None:
     """Must show 1 (R1 to R4): over all kinds and states, and the last parameters solve the task."""
     plan = Plan.drawn(6, 20, PARTS, hows=("kill", "kill", "exit"))
     words = [*CART_POLE, *SPREAD, "--seed", "1"]
-    with Harness(tmp_path, words, plan) as harness:
-        assert harness.watch(1200), harness.table()
-    print(harness.table())
-    assert harness.process.returncode == 0, harness.said
-    harness.check()
-    assert_steps_exact(harness)
-    assert_sound(harness.run, harness.deaths, distinct=True)
+    harness = Harness(tmp_path, words, plan)
+    assert_ends_well(harness, 1200)
     figures = recollect.evaluate(harness.run, episodes=20, seed=1001)
     print(figures)
     assert figures["return_mean"] >= 450

@@ -16,6 +16,23 @@ TOLD = 3
 """How many failed resets are warned of."""
 
 
+class Recent:
+    """When something happened of late."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=LIMIT + 1)
+
+    def add(self, now: float, number: int = 1) -> int:
+        """It happened `number` times at `now`.
+
+        Returns:
+            How often lately, if the last `LIMIT` + 1 lie within `WINDOW` seconds; else 0.
+        """
+        self._times.extend([now] * min(number, LIMIT + 1))
+        too_often = len(self._times) > LIMIT and self._times[-1] - self._times[0] <= WINDOW
+        return len(self._times) if too_often else 0
+
+
 class Failures:
     """The failures of a vector of environments.
 
@@ -27,7 +44,7 @@ class Failures:
         self.total = 0
         self.last = ""
         self._clock = clock
-        self._times: deque[float] = deque(maxlen=LIMIT + 1)
+        self._recent = Recent()
         self._told = 0
 
     def add(self, message: str) -> None:
@@ -38,10 +55,9 @@ class Failures:
         """
         self.total += 1
         self.last = message
-        self._times.append(self._clock())
-        if len(self._times) > LIMIT and self._times[-1] - self._times[0] <= WINDOW:
+        if often := self._recent.add(self._clock()):
             raise EnvError(
-                f"{message}; that is failure {len(self._times)} within {WINDOW / 60:g} minutes and "
+                f"{message}; that is failure {often} within {WINDOW / 60:g} minutes and "
                 f"{LIMIT} are borne: mend the environment"
             )
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from recollect.envs.failures import LIMIT, WINDOW
+from recollect.envs.failures import LIMIT, WINDOW, Recent
 from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending
 from recollect.program import Part, Program
 from recollect.runtime import pieces
@@ -126,7 +126,7 @@ class _Known:
     """Why its next life has no place."""
     began_with: int = 0
     """Environment steps of its earlier lives."""
-    deaths: deque[float] = field(default_factory=lambda: deque(maxlen=LIMIT + 1))
+    deaths: Recent = field(default_factory=Recent)
     open: list[tuple[float, Death]] = field(default_factory=list)
     """Deaths since it lived last, and when they were noticed."""
     steps: Steps | None = None
@@ -212,7 +212,7 @@ class Lives:
         self.died = self.came_back = self.lost_steps = 0
         now = time.monotonic()
         self._tended = self._looked = now
-        self._failed: deque[float] = deque(maxlen=LIMIT + 1)
+        self._failed = Recent()
         # Steps by shard, sender and its epoch: at the last snapshot; at the last that is on disk;
         # and what a shard that came back without its journal does not know of any more.
         self._arriving: dict[str, dict[tuple[str, int], int]] = {}
@@ -310,17 +310,17 @@ class Lives:
         death.env_failures = int(isinstance(error, EnvError))
         known.open.append((now, death))
         known.dead = str(error)
-        known.deaths.append(now)
+        often = known.deaths.add(now)
         if known.steps is not None:
             known.steps.close()
         known.steps = known.waits = known.question = known.copying = None
-        if len(known.deaths) > LIMIT and known.deaths[-1] - known.deaths[0] <= WINDOW:
+        if often:
             advice = ""
             if known.part.kind in ENVIRONMENTS:
                 advice = ": an environment may be what ends it, give them processes of their own "
                 advice += "with env_processes"
             raise _TooOftenError(
-                f"{called}: {error}; that is its death number {len(known.deaths)} within "
+                f"{called}: {error}; that is its death number {often} within "
                 f"{WINDOW / 60:g} minutes, and {LIMIT} are borne{advice}",
                 name,
             ) from error
@@ -334,10 +334,9 @@ class Lives:
         Raises:
             EnvError: there are too many in a short time, over all parts.
         """
-        self._failed.extend([time.monotonic()] * min(number, LIMIT + 1))
-        if len(self._failed) > LIMIT and self._failed[-1] - self._failed[0] <= WINDOW:
+        if often := self._failed.add(time.monotonic(), number):
             raise EnvError(
-                f"{message}; with it environments failed {len(self._failed)} times within "
+                f"{message}; with it environments failed {often} times within "
                 f"{WINDOW / 60:g} minutes in all parts together, and {LIMIT} are borne: mend the "
                 "environment"
             )
@@ -522,9 +521,8 @@ class Lives:
             if known.copy is not None:
                 yield self._transport.ask(name, "load", known.copy)
             yield self._transport.ask(name, "begin_epoch", epoch)
-            before, counts = counts, {}
-            if part.role.worker:
-                counts = yield self._transport.ask(name, "own", "counts")
+            before = counts
+            counts = yield self._transport.ask(name, "own", "counts")
             death.undone_updates = max(0, before.get("updates", 0) - counts.get("updates", 0))
             if shards:
                 yield self._transport.ask(name, "own", "publish")

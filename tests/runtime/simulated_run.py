@@ -348,7 +348,7 @@ def done(run: Run) -> Run:
     """A run that is over; what does not hold is raised, with the seed and the event."""
     try:
         # Of deaths that are borne, so that faults may go on.
-        with patch("recollect.runtime.lives.LIMIT", 10**6 if run.endless else 20):
+        with patch("recollect.envs.failures.LIMIT", 10**6 if run.endless else 20):
             run.go()
     except BaseException as error:
         error.add_note(f"(seed {run.seed}, event {run.world.events}, second {run.world.now:.3f})")
