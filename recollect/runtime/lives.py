@@ -40,7 +40,7 @@ ROOM_SECONDS = 10.0
 """For a part to be there, before it is looked for room; and between two such looks."""
 PULSE_SECONDS = 1.0
 """Between two looks whether a part lives."""
-PATIENCE = {"here": 20.0, "elsewhere": 6.0}
+PATIENCE = {"here": 20.0, "elsewhere": 5.0}
 """Seconds without a pulse until a part is taken for dead. On this machine there is no link that
 could be cut, and a busy machine is not dead."""
 GAP_SECONDS = 1.0
