@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from recollect.run.metrics import read_metrics
-from recollect.runtime.transport import UNKNOWN_END
+from recollect.runtime.answers import UNKNOWN_END
 from tests import commanded
 from tests.cli.test_supervised_environment import DEADLINE, LEFT, SAID, WHERE
 from tests.runtime import unruly

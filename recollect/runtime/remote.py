@@ -11,7 +11,7 @@ import contextlib
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,27 +19,19 @@ from typing import Any
 from recollect import states
 from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending
 from recollect.program import Part, Program
-from recollect.run.parts import PartNow, Rate
+from recollect.run.parts import PartNow
 from recollect.run.state_tree import below
 from recollect.runtime import pieces, randomness
-from recollect.runtime.hosting import BusyError, Slice
-from recollect.runtime.inline import gathered
-from recollect.runtime.lives import START_SECONDS, Death, Lives, Transport
+from recollect.runtime.asking import TURN_SECONDS, AgainError, Asking, too_long
+from recollect.runtime.hosting import Slice
+from recollect.runtime.life import Death, Transport
+from recollect.runtime.lives import START_SECONDS, Lives
+from recollect.runtime.readings import Readings
 from recollect.types import Metrics
 
 SLICE_SECONDS = 1.0
-LOOK_SECONDS = 0.1
-"""Between two looks at what has come, when nothing comes."""
 LATE_SECONDS = 3.0
 """Beyond a slice's end after which a part is in a turn, not waiting."""
-TURN_SECONDS = 1800.0
-"""That a turn may take at most."""
-RATES = {
-    "actor": ("env_steps", "steps/s"),
-    "learner": ("updates", "updates/s"),
-    "replay": ("inserted_steps", "steps/s"),
-}
-"""What a kind of part is seen to do: a count, or a figure that counts, and its unit."""
 
 
 @dataclass
@@ -55,14 +47,6 @@ class _Worker:
     """Up to which counts the slice that runs may go."""
     counts: dict[str, int] = field(default_factory=dict)
     last: Slice | None = None
-
-
-class _AgainError(PartLostError):
-    """A part died on the way; the next life of it may be asked."""
-
-
-def _too_long(seconds: float) -> str:
-    return f"a turn takes {seconds:.0f} s already, more than it may"
 
 
 def _doing(worker: _Worker | None) -> str:
@@ -100,11 +84,8 @@ class Remote:
         self._transport = transport
         self._parts = {part.name: part for part in program.parts}
         self._workers = {p.name: _Worker(p) for p in program.parts if p.role.worker}
-        self._additive = {part.kind: part.role.additive for part in program.parts}
-        self._figures: dict[str, Mapping[str, float]] = {}
-        self._rates: dict[str, Rate] = {}
+        self._readings = Readings(program.parts)
         self._still = 0.0  # seconds without a turn, and without a message on its way
-        self._ready = False  # all were there, and what they begin with
         self._lives = Lives(
             program,
             transport,
@@ -115,6 +96,7 @@ class Remote:
             saved,
             journal,
         )
+        self._asking = Asking(transport, self._lives)
         try:
             for part in program.parts:
                 held = {a: [self._parts[n] for n in names] for a, names in part.held.items()}
@@ -123,7 +105,7 @@ class Remote:
             self._come(look)
             for name, epoch in self._lives.epochs.items():
                 if epoch:
-                    self._wait_for(name, "begin_epoch", epoch)
+                    self._asking.wait_for(name, "begin_epoch", epoch)
             self._count()
         except BaseException:
             transport.close()
@@ -134,10 +116,10 @@ class Remote:
         answers = {name: self._transport.ask(name, "who") for name in self._parts}
         end = time.monotonic() + START_SECONDS
         for name, answer in answers.items():
-            with self._noticing(name):
+            with self._asking.noticing(name):
                 while not answer.ready() and time.monotonic() < end:
                     look()
-                    self._transport.wait([answer], LOOK_SECONDS)
+                    self._asking.pause([answer])
                 if not answer.ready():
                     raise PartSilentError(
                         f"it was not there after {START_SECONDS:g} s: the machine is too busy, or "
@@ -147,17 +129,19 @@ class Remote:
 
     def _begin(self) -> None:
         """Once all parts have what they begin with: from here on those that die come back."""
-        if self._ready:
+        if self._asking.ready:
             return
         for name, part in self._parts.items():
-            if part.role.comes_back == "journal" and self._lives.journals.folder:
-                self._wait_for(name, "keep_journal", self._lives.journals.of(name))
+            if part.role.comes_back == "journal" and self._lives.recoveries.journals.folder:
+                self._asking.wait_for(
+                    name, "keep_journal", self._lives.recoveries.journals.of(name)
+                )
             if part.role.comes_back == "anew" and part.held:
-                unsent = self._wait_for(name, "own", "unsent_steps")
-                self._lives.began(name, self._workers[name].counts["env_steps"] - unsent)
+                unsent = self._asking.wait_for(name, "own", "unsent_steps")
+                self._lives.recoveries.began(name, self._workers[name].counts["env_steps"] - unsent)
             if part.role.comes_back == "copy":
-                self._lives.copied(name, self._wait_for(name, "state"))
-        self._ready = True
+                self._lives.copied(name, self._asking.wait_for(name, "state"))
+        self._asking.ready = True
 
     # --- Turns -----------------------------------------------------------------------------------
 
@@ -220,7 +204,7 @@ class Remote:
             not self._lives.whole or any(self._workers[name].pending for name in actors)
         ):
             self._hear()
-        with contextlib.suppress(_AgainError), self._held(self._present(actors)):
+        with contextlib.suppress(AgainError), self._asking.held(self._present(actors)):
             pass  # what they had not sent has arrived
         for worker in self._workers.values():
             if worker.part.kind != "learner":
@@ -259,7 +243,7 @@ class Remote:
     def _hear(self) -> None:
         """Take what has come; wait a moment if nothing has."""
         pending = [w.pending for w in self._workers.values() if w.pending is not None]
-        self._pause(pending)
+        self._asking.pause(pending)
         for worker in self._workers.values():
             name = worker.part.name
             if worker.pending is None:
@@ -268,28 +252,18 @@ class Remote:
                 worker.pending = None  # of a life that ended
             elif worker.pending.ready():
                 answer, worker.pending = worker.pending, None
-                with contextlib.suppress(_AgainError), self._noticing(name, worker.epoch):
+                with contextlib.suppress(AgainError), self._asking.noticing(name, worker.epoch):
                     self._take(worker, answer.result())
             else:
                 late = time.monotonic() - worker.given_at - SLICE_SECONDS
                 if late > LATE_SECONDS:
                     self._still = 0.0  # it is in a turn
                 if late > TURN_SECONDS and not worker.part.role.long:
-                    self._lives.lost(name, PartSilentError(_too_long(late), name), worker.epoch)
-
-    def _pause(self, pending: Sequence[Pending]) -> None:
-        """Wait a moment for one of these answers, and look after the parts."""
-        waited_for = [*pending, *self._lives.waited_for()]
-        if waited_for:
-            self._transport.wait(waited_for, LOOK_SECONDS)
-        else:
-            time.sleep(LOOK_SECONDS)
-        if self._ready:
-            self._lives.tend()
+                    self._lives.lost(name, PartSilentError(too_long(late), name), worker.epoch)
 
     def _take(self, worker: _Worker, found: Slice) -> None:
         name = worker.part.name
-        self._rate(name, found.counts)
+        self._readings.add(name, found.counts)
         failed = found.counts.get("env_failures", 0) - worker.counts.get("env_failures", 0)
         worker.counts, worker.last = found.counts, found
         if found.turns or found.queue:
@@ -320,7 +294,7 @@ class Remote:
 
     def saved(self) -> None:
         """The last state that was taken is on disk."""
-        self._lives.saved()
+        self._lives.recoveries.saved()
 
     def _counted(self, name: str) -> Mapping[str, int]:
         """A worker's counts, as last heard."""
@@ -328,53 +302,35 @@ class Remote:
 
     def _back(self, name: str, counts: dict[str, int]) -> None:
         """A part came back."""
-        self._rates.pop(name, None)
+        self._readings.begin_anew(name)
         if name in self._workers:
             worker = self._workers[name]
             worker.counts, worker.pending, worker.last = counts, None, None
 
-    def _await(self, name: str) -> None:
-        """Wait until a part lives, or nobody waits for it any more.
-
-        Raises:
-            PartLostError: it will not come back.
-        """
-        while (why := self._lives.why_dead(name)) and not self._lives.away(name):
-            if self._lives.gone_for_good(name):
-                raise PartLostError(f"{name}: {why}", name)
-            self._pause([])
-
-    # --- Figures ---------------------------------------------------------------------------------
+    # --- Readings ---------------------------------------------------------------------------------
 
     def metrics(self, *kinds: str) -> Metrics:
         """Every part's figures as `kind/figure`, or those of some kinds; an actor's lag by name."""
         names = [name for name, part in self._parts.items() if not kinds or part.kind in kinds]
         living = [name for name in names if not self._lives.why_dead(name)]
-        answers = self._ask_all(living, "own", "metrics", whole=False)
         # Of the dead what they last said.
-        figures = {name: answers.get(name, self._figures.get(name, {})) for name in names}
-        found = gathered(figures, self._additive)
-        for name in names:
-            self._figures[name] = figures[name]
-            self._rate(name, figures[name])
-            if self._parts[name].kind == "actor":
-                for figure in ("lag_updates", "lag_seconds"):
-                    if figure in figures[name]:
-                        found[f"{name}/{figure}"] = figures[name][figure]
+        found = self._readings.gather(
+            names, self._asking.ask_all(living, "own", "metrics", whole=False)
+        )
         if not kinds:
             lives = self._lives
             found["faults/deaths"], found["faults/recoveries"] = lives.died, lives.came_back
-            found["faults/lost_steps"] = lives.lost_steps
+            found["faults/lost_steps"] = lives.recoveries.lost_steps
         return found
 
     def parts_now(self) -> list[PartNow]:
         """How each part stands."""
         found = []
         for name, part in self._parts.items():
-            worker, figures = self._workers.get(name), self._figures
+            worker, (rate, unit) = self._workers.get(name), self._readings.rate(name)
             who, dead = self._lives.who(name), self._lives.why_dead(name)
             last = worker.last if worker else None
-            rate, lag = self._rates.get(name), figures.get(name, {})
+            lag = self._readings.last.get(name, {})
             found.append(
                 PartNow(
                     name=name,
@@ -383,8 +339,8 @@ class Remote:
                     pid=who.get("pid", 0),
                     host=who.get("host", ""),
                     busy=last.busy_seconds / max(last.seconds, 1e-3) if last else None,
-                    rate=rate.now if rate else None,
-                    unit=RATES.get(part.kind, ("", ""))[1] if rate else "",
+                    rate=rate,
+                    unit=unit,
                     queue=last.queue if last else None,
                     queue_bytes=last.queue_bytes if last else None,
                     lag_updates=lag.get("lag_updates") if part.kind == "actor" else None,
@@ -394,11 +350,6 @@ class Remote:
             )
         return found
 
-    def _rate(self, name: str, totals: Mapping[str, float]) -> None:
-        counted, _ = RATES.get(self._parts[name].kind, ("", ""))
-        if counted in totals:
-            self._rates.setdefault(name, Rate()).add(totals[counted], time.monotonic())
-
     # --- Asking ----------------------------------------------------------------------------------
 
     def ask(self, name: str, method: str, *arguments: Any) -> Any:
@@ -407,117 +358,17 @@ class Remote:
         Raises:
             PartLostError: it died and will not come back, or there is no room for it.
         """
-        while True:
-            self._await(name)
-            if self._lives.away(name):
-                raise PartLostError(f"{name}: {self._lives.why_dead(name)}", name)
-            with contextlib.suppress(_AgainError):
-                return self._wait_for(name, "own", method, *arguments)
-
-    def _wait_for(self, name: str, method: str, *arguments: Any) -> Any:
-        """Ask a part's host, and wait for the answer."""
-        return self._ask_all([name], method, *arguments)[name]
-
-    def _ask_life(self, epoch: int, name: str, method: str, *arguments: Any) -> Any:
-        """As `_wait_for`; _AgainError where it is not this life any more."""
-        if self._lives.epoch(name) != epoch:
-            raise _AgainError(f"{name}: it died", name)
-        return self._wait_for(name, method, *arguments)
-
-    def _ask_all(
-        self,
-        names: Sequence[str] | Mapping[str, Any],
-        method: str,
-        *arguments: Any,
-        whole: bool = True,
-    ) -> dict[str, Any]:
-        """Ask several at once; their answers by name. One in a turn is asked until it ends.
-
-        Meanwhile others may die and come back: an answer may wait for that.
-
-        Args:
-            whole: whether all must answer; else those who do not are left out.
-        Raises:
-            _AgainError: one of them died, and comes back.
-        """
-        begin = time.monotonic()
-        asked = {name: self._ask_one(name, method, *arguments) for name in names}
-        found: dict[str, Any] = {}
-        while asked:
-            for name, (answer, epoch, since) in [*asked.items()]:
-                if self._lives.epoch(name) != epoch or self._lives.why_dead(name):
-                    if whole:
-                        raise _AgainError(
-                            f"{name}: {self._lives.why_dead(name) or 'it died'}", name
-                        )
-                    del asked[name]
-                    continue
-                silent = time.monotonic() - since > DEADLINE
-                if not (answer.ready() or silent):
-                    continue
-                try:
-                    with self._noticing(name, epoch):
-                        found[name] = answer.result(0.0 if silent else DEADLINE)
-                    self._lives.hear(name)
-                    del asked[name]
-                except BusyError:
-                    if time.monotonic() - begin > TURN_SECONDS:
-                        error = PartSilentError(_too_long(time.monotonic() - begin), name)
-                        self._lives.lost(name, error, epoch)
-                    else:
-                        asked[name] = self._ask_one(name, method, *arguments)
-                except _AgainError:
-                    continue  # the next look finds it dead
-            if asked:
-                self._pause([answer for answer, _, _ in asked.values()])
-        return found
-
-    def _ask_one(self, name: str, method: str, *arguments: Any) -> tuple[Pending, int, float]:
-        epoch = self._lives.epoch(name)
-        return self._transport.ask(name, method, *arguments), epoch, time.monotonic()
-
-    @contextlib.contextmanager
-    def _noticing(self, name: str, epoch: int = 0) -> Iterator[None]:
-        """Say by name what was raised in a part's life, and take it for dead if it is.
-
-        Also one in which another one's death was raised: it was left in the middle of something.
-
-        Raises:
-            _AgainError: it died, and comes back.
-        """
-        try:
-            yield
-        except BusyError:
-            raise
-        except PartLostError as error:
-            if not self._ready:
-                raise type(error)(f"{self._lives.called(name)}: {error}", name) from error
-            if error.part not in ("", name):
-                error = PartLostError(f"it was left in the middle: {error.part}: {error}", name)
-            self._lives.lost(name, error, epoch)
-            raise _AgainError(str(error), name) from error
-        except Exception as error:
-            error.add_note(f"(raised in {self._lives.called(name)})")
-            raise
+        return self._asking.ask(name, method, *arguments)
 
     def _count(self) -> None:
         living = self._present(self._workers)
-        for name, counts in self._ask_all(living, "own", "counts").items():
+        for name, counts in self._asking.ask_all(living, "own", "counts").items():
             self._workers[name].counts = counts
-            self._rate(name, counts)
+            self._readings.add(name, counts)
 
     def _present(self, names: Iterable[str]) -> list[str]:
         """Those of them without which nothing goes on: all but actors without room."""
         return [name for name in names if not self._lives.away(name)]
-
-    @contextlib.contextmanager
-    def _held(self, names: Sequence[str] | Mapping[str, Any]) -> Iterator[None]:
-        """With these workers between two turns, and all they posted arrived."""
-        try:
-            self._ask_all(names, "hold")
-            yield
-        finally:
-            self._ask_all(names, "release", whole=False)
 
     # --- States ----------------------------------------------------------------------------------
 
@@ -533,25 +384,25 @@ class Remote:
         """
         while True:
             for name in self._parts:
-                self._await(name)
-            with contextlib.suppress(_AgainError):
+                self._asking.wait_until_lives(name)
+            with contextlib.suppress(AgainError):
                 return self._state_dict(on_disk)
 
     def _state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None) -> dict[str, Any]:
-        journals, present = self._lives.journals, self._present(self._parts)
-        with self._held(self._present(self._workers)):
+        journals, present = self._lives.recoveries.journals, self._present(self._parts)
+        with self._asking.held(self._present(self._workers)):
             written = [
                 name
                 for name, part in self._parts.items()
-                if part.role.comes_back == "journal" and journals.folder and self._ready
+                if part.role.comes_back == "journal" and journals.folder and self._asking.ready
             ]
             epochs = self._lives.epochs
-            found = self._ask_all([n for n in present if n not in written], "state")
+            found = self._asking.ask_all([n for n in present if n not in written], "state")
             for name in written:
                 needed = journals.needed(name)
-                found[name], page, senders = self._wait_for(name, "journaled_state", needed)
+                found[name], page, senders = self._asking.wait_for(name, "journaled_state", needed)
                 journals.turned(name, page)
-                self._lives.arrived(name, senders)
+                self._lives.recoveries.arrived(name, senders)
             self._count()
         known = on_disk() if on_disk else {}
         parts: dict[str, Any] = {}
@@ -559,7 +410,7 @@ class Remote:
             if name not in present:
                 parts[name] = dict(self._workers[name].counts)
                 continue
-            ask = partial(self._ask_life, epochs[name], name)
+            ask = partial(self._asking.ask_life, epochs[name], name)
             parts[name] = pieces.fetched(ask, found[name], below("/parts", name), known)
             ask("forget")
             self._lives.copied(name, parts[name])
@@ -579,7 +430,7 @@ class Remote:
                 f"the state has parts {sorted(parts)}, those of the run are {sorted(self._parts)}"
             )
         for name in self._parts:
-            ask = partial(self._wait_for, name)
+            ask = partial(self._asking.wait_for, name)
             tree = states.part(parts, name)
             for piece in pieces.sent_ahead(tree):
                 ask("give", *piece)
@@ -591,7 +442,7 @@ class Remote:
                     raise
                 raise ValueError(f"the state of {name}: {error}") from error
         randomness.load_state_dict(states.part(state, "random"))
-        self._rates.clear()  # what was restored was not done since the start
+        self._readings.begin_anew(*self._parts)  # what was restored was not done since the start
         self._count()
 
     def close(self) -> None:
@@ -605,5 +456,5 @@ class Remote:
         for answer in asked:
             with contextlib.suppress(Exception):
                 answer.result(max(0.0, end - time.monotonic()))
-        self._lives.close()
+        self._lives.recoveries.close()
         self._transport.close()

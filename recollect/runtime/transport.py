@@ -8,17 +8,13 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from recollect.envs import calls
 from recollect.messages import (
-    DEADLINE,
-    PartLostError,
-    PartSilentError,
     Pending,
     Shared,
     exchanged,
@@ -26,6 +22,7 @@ from recollect.messages import (
 from recollect.program import Part
 from recollect.run import watchdog
 from recollect.runtime import ray as opening
+from recollect.runtime.answers import Answer
 from recollect.runtime.hosting import QUICK, Setting
 from recollect.runtime.placing import Demand, Node, check_room
 from recollect.runtime.ray import Cluster
@@ -35,78 +32,12 @@ PLACE_SECONDS = 30.0
 """For a cluster to make room for all parts at once."""
 REACHED_SECONDS = 5.0
 """For how long it is taken for known which machines can be reached."""
-GLANCE_SECONDS = 0.5
-"""Between two looks of who waits for an answer whether the part was replaced."""
 PRINTED_BYTES = 16 << 20
 """Of what a part prints, that is kept; more is looked for after each slice."""
 
 MAKE_SECONDS = 60.0
 """That making an environment may take in any case: much is imported for the first, by all parts at
 once."""
-UNKNOWN_END = "killed from outside, out of memory, or ended by what it ran"
-Words = Callable[[int], str]
-
-
-class _Answer:
-    """A Ray object as a `Pending`.
-
-    Args:
-        ref: the object. name: of the part that was asked.
-        handle: with which, where the part may be replaced. life: the one that was asked.
-        words: see `_why`.
-    """
-
-    def __init__(
-        self,
-        ref: Any,
-        name: str,
-        handle: _Handle | None = None,
-        life: int = 0,
-        words: Words | None = None,
-    ) -> None:
-        self.ref, self._name, self._handle, self._life = ref, name, handle, life
-        self._words = words
-
-    @property
-    def _late(self) -> bool:
-        """Whether the life that was asked has ended: if it is cut off it never answers."""
-        return self._handle is not None and self._handle.life != self._life
-
-    def ready(self) -> bool:
-        # For the driver, which must not be kept waiting, an answer has come when it is here: one
-        # that lies on a machine that is cut off never will be.
-        here = self._handle is None
-        there = opening.load().wait([self.ref], timeout=0, fetch_local=here)[0]
-        return bool(there) or self._late
-
-    def result(self, seconds: float = DEADLINE) -> Any:
-        end = time.monotonic() + seconds
-        while True:
-            now = time.monotonic()
-            try:
-                return _fetched(self.ref, min(end, now + GLANCE_SECONDS), self._name, self._words)
-            except PartSilentError:
-                if self._late:
-                    raise PartLostError("it was replaced", self._name) from None
-                if now >= end:
-                    raise
-
-
-def _fetched(ref: Any, end: float, name: str, words: Words | None = None) -> Any:
-    ray = opening.load()
-    try:
-        answer = ray.get(ref, timeout=max(0.0, end - time.monotonic()))
-    except ray.exceptions.GetTimeoutError as error:
-        raise PartSilentError("it did not answer in time", name) from error
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, Exception):
-            raise cause from None
-        raise
-    except ray.exceptions.RayError as error:  # it died, or the owner of what it sent
-        raise PartLostError(_why(error, words), name) from None
-    # What is `Shared` comes as a reference.
-    return exchanged(answer, ray.ObjectRef, lambda shared: _fetched(shared, end, name, words))
 
 
 def forget_prints() -> None:
@@ -119,48 +50,6 @@ def forget_prints() -> None:
             about = os.fstat(stream)
             if stat.S_ISREG(about.st_mode) and 512 * about.st_blocks > PRINTED_BYTES:
                 os.ftruncate(stream, 0)
-
-
-def _why(error: Exception, words: Words | None = None) -> str:
-    """Ray's words on a death, without its numbers.
-
-    Args:
-        words: gives the last words of a process, if they are known.
-    """
-    text = " ".join(str(error).split())
-    for sign, said in (
-        (
-            "is unavailable",
-            "it cannot be reached: Ray's own process on its machine has died, or it is cut off",
-        ),
-        ("worker process has died", "its process has died"),
-        ("node", "its node has died or is cut off"),
-        ("Owner", "what it sent was lost with it"),
-    ):
-        if sign in text:
-            exit_detail = text.partition("exit detail: ")[2].partition(". ")[0]
-            if "unexpectedly exits" in exit_detail:  # which says no more
-                pid = re.search(r"\bpid: (\d+)", text)
-                exit_detail = _end(words(int(pid[1]))) if pid and words else ""
-                exit_detail = exit_detail or UNKNOWN_END
-            return said + (f": {exit_detail}" if exit_detail else "")
-    return text[:200]
-
-
-def _end(words: str) -> str:
-    """How a process ended, if it was said in its last words; else empty.
-
-    By `faulthandler`, where it crashed, or by the watchdog, where making an environment hung.
-    """
-    if hung := re.search(rf"^recollect: (.*){re.escape(watchdog.ENDS)}", words, re.MULTILINE):
-        return hung[1]
-    fatal = re.search(
-        r"Fatal Python error: ([^\n]+)\n.*?most recent call first\):\n"
-        r'  File "([^"\n]+)", line (\d+) in (\S+)',
-        words,
-        re.DOTALL,
-    )
-    return f"{fatal[1]} in {fatal[4]} ({fatal[2]}, line {fatal[3]})" if fatal else ""
 
 
 class _Handle:
@@ -176,7 +65,7 @@ class _Handle:
         # In this order: an answer that is taken for that of an earlier life is asked for again.
         life = self.life
         ref = self._actor.ask.remote(self.asker, method, *arguments)
-        return _Answer(ref, self.name, self, life)
+        return Answer(ref, self.name, self, life)
 
     def replace(self, actor: Any) -> None:
         """From now on the part is another Ray actor."""
@@ -323,11 +212,11 @@ class RayTransport:
         actor = self._actors[name]
         if method == "slice":
             turns = actor.slice.options(concurrency_group="turns")
-            return _Answer(turns.remote(*arguments), name, words=self.cluster.last_words)
+            return Answer(turns.remote(*arguments), name, words=self.cluster.last_words)
         control = actor.control
         if method in QUICK:
             control = control.options(concurrency_group="quick")
-        return _Answer(control.remote(method, *arguments), name, words=self.cluster.last_words)
+        return Answer(control.remote(method, *arguments), name, words=self.cluster.last_words)
 
     def rewire(self, holder: str, name: str) -> None:
         """Let a part know the present life of another one."""
@@ -374,7 +263,7 @@ class RayTransport:
 
     def wait(self, answers: Sequence[Pending], seconds: float) -> None:
         """Wait for one of these."""
-        refs = [answer.ref for answer in answers if isinstance(answer, _Answer)]
+        refs = [answer.ref for answer in answers if isinstance(answer, Answer)]
         opening.load().wait(refs, timeout=seconds, fetch_local=True)
 
     def close(self) -> None:

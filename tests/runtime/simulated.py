@@ -601,7 +601,8 @@ class _Now:
 
 QUICKER: Mapping[str, Any] = {
     "runtime.hosting.PAUSE_SECONDS": (0.05, 1.0),
-    "runtime.remote.LOOK_SECONDS": 0.25,
+    "runtime.asking.LOOK_SECONDS": 0.25,
+    "runtime.asking.DEADLINE": 40.0,
     "runtime.remote.DEADLINE": 40.0,
     "runtime.lives.START_SECONDS": 15.0,
     "runtime.lives.PATIENCE": {"here": 5.0, "elsewhere": 3.0},
@@ -624,13 +625,13 @@ def clocked(world: Simulated) -> Iterator[None]:
     with ExitStack() as inside:
         for module in ("messages", "parameters", "replay.far", "runtime.hosting"):
             inside.enter_context(patch(f"recollect.{module}.time", clock))
-        for module in ("runtime.remote", "runtime.lives"):
+        for module in ("runtime.remote", "runtime.asking", "runtime.lives", "runtime.readings"):
             inside.enter_context(patch(f"recollect.{module}.time", clock))
         locks = SimpleNamespace(Lock=partial(_Lock, world))
         inside.enter_context(patch("recollect.runtime.hosting.threading", locks))
         inside.enter_context(patch("recollect.runtime.hosting._settle", lambda *_: None))
         inside.enter_context(patch("recollect.runtime.hosting._hear_warnings", lambda _: None))
-        inside.enter_context(patch("recollect.runtime.lives.ThreadPoolExecutor", _Now))
+        inside.enter_context(patch("recollect.runtime.recovery.ThreadPoolExecutor", _Now))
         inside.enter_context(patch("recollect.agents.batches.ThreadPoolExecutor", _Now))
         none = SimpleNamespace(state_dict=dict)
         inside.enter_context(patch("recollect.runtime.remote.randomness", none))

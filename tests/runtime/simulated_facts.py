@@ -20,7 +20,7 @@ from recollect.replay.contents import ABANDONED
 from recollect.replay.episodes import Item
 from recollect.replay.limiter import Totals
 from recollect.replay.windows import Windows
-from recollect.runtime.lives import Death
+from recollect.runtime.life import Death
 from tests.replay.lived import assert_same_state, cut, make_episode, make_spec, messages
 
 if TYPE_CHECKING:

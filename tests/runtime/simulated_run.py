@@ -255,7 +255,7 @@ class Run:
     @property
     def _ready(self) -> bool:
         """Whether the run has begun: until then who dies ends it."""
-        return hasattr(self, "remote") and self.remote._ready
+        return hasattr(self, "remote") and self.remote._asking.ready
 
     def tears(self) -> bool:
         """Whether a shard dies while it writes the last record."""

@@ -14,7 +14,7 @@ from recollect.program import Far, Part, Program
 from recollect.replay.limiter import Totals
 from recollect.replay.shard import Standing
 from recollect.roles import ACTOR, EVALUATOR, LEARNER, PARAMETERS, REPLAY
-from recollect.runtime import lives
+from recollect.runtime import lives, recovery
 from recollect.runtime.lives import Lives
 
 SHARDS = ("replay/0", "replay/1")
@@ -83,7 +83,7 @@ class Stage:
         self.now = 1000.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(lives, "time", clock)
-        monkeypatch.setattr(lives, "ThreadPoolExecutor", lambda *_: Reads())
+        monkeypatch.setattr(recovery, "ThreadPoolExecutor", lambda *_: Reads())
         self.log: list[tuple[Any, ...]] = []
         self.open: list[tuple[tuple[Any, ...], Answer]] = []
         self.dead: set[str] = set()

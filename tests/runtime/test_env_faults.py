@@ -8,7 +8,7 @@ import time
 import pytest
 
 from recollect.envs import calls
-from recollect.runtime import transport
+from recollect.runtime import answers, transport
 from tests.runtime.staged import Stage
 from tests.runtime.test_hosting import Worker, host_of
 
@@ -95,13 +95,13 @@ HUNG = """recollect: environment Slow-v0, slot 0: construction has not come back
             "environment Slow-v0, slot 0: construction has not come back for 60 s (/games/env.py, "
             "line 3)",
         ),
-        (f"{HUNG.replace('recollect: ', '')}\nsomething", transport.UNKNOWN_END),
-        ("", transport.UNKNOWN_END),
+        (f"{HUNG.replace('recollect: ', '')}\nsomething", answers.UNKNOWN_END),
+        ("", answers.UNKNOWN_END),
     ],
 )
 def test_a_death_is_told_with_the_last_words_of_its_process(words: str, why: str) -> None:
     """R8: which of its environment's lines crashed, which environment hung as it was made."""
-    told = transport._why(RuntimeError(RAYS), lambda pid: words if pid == 77 else "another's")
+    told = answers.why_lost(RuntimeError(RAYS), lambda pid: words if pid == 77 else "another's")
     assert told == f"its process has died: {why}"
 
 

@@ -32,7 +32,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def test_an_actor_comes_back_anew_with_what_shards_have_of_it(stage: Stage) -> None:
     """R1, rule 3: fenced before its steps are counted, counted before it begins."""
-    stage.lives.began("actor/1", 30)
+    stage.lives.recoveries.began("actor/1", 30)
     stage.counted["actor/1"] = {"env_steps": 100, "episodes": 4, "env_failures": 2}
     stage.steps = {("replay/0", "actor/1", 0): 25, ("replay/1", "actor/1", 0): 20}
     stage.die("actor/1")
@@ -67,7 +67,11 @@ def test_an_actor_comes_back_anew_with_what_shards_have_of_it(stage: Stage) -> N
         "replayed": 0,
         "env_failures": 0,
     }
-    assert (stage.lives.died, stage.lives.came_back, stage.lives.lost_steps) == (1, 1, 25)
+    assert (stage.lives.died, stage.lives.came_back, stage.lives.recoveries.lost_steps) == (
+        1,
+        1,
+        25,
+    )
     assert stage.lives.who("actor/1") == {"pid": 701, "host": ""}
 
 
@@ -144,12 +148,12 @@ def test_an_evaluator_comes_back_from_its_copy_and_publishes_nothing(stage: Stag
 
 def test_a_shard_comes_back_from_the_last_checkpoint_and_its_journal(stage: Stage) -> None:
     """R2: others may ask it only when all is there, and it refuses whom it refused."""
-    stage.lives.journals.turned("replay/1", 4)
-    stage.lives.saved()
+    stage.lives.recoveries.journals.turned("replay/1", 4)
+    stage.lives.recoveries.saved()
     blocks = Buffers(np.array([3, 5]), [np.zeros(2, np.uint8)] * 2)
     stage.saved = {
         "parts": {"replay/0": {}, "replay/1": {"buffers": blocks, "n": 2}},
-        "journal": stage.lives.journals.state_dict(),
+        "journal": stage.lives.recoveries.journals.state_dict(),
     }
     stage.die("actor/0")
     stage.tend()
@@ -285,7 +289,7 @@ def test_nobody_is_begun_anew_with_a_hold_on_the_dead(stage: Stage) -> None:
 @pytest.mark.parametrize("method", ["who", "begin_epoch", "go_on_from"])
 def test_one_that_dies_while_it_comes_back_is_begun_once_more(stage: Stage, method: str) -> None:
     """R6: its steps are counted once, and lost once."""
-    stage.lives.began("actor/0", 10)
+    stage.lives.recoveries.began("actor/0", 10)
     stage.counted["actor/0"] = {"env_steps": 50, "episodes": 1}
     stage.steps = {("replay/0", "actor/0", 0): 25}
     stage.withheld = {("actor/0", method)}
@@ -298,7 +302,7 @@ def test_one_that_dies_while_it_comes_back_is_begun_once_more(stage: Stage, meth
     assert stage.counted["actor/0"]["env_steps"] == 10 + 25
     first, second = stage.lives.deaths
     assert (first.epoch, second.epoch) == (0, 1)
-    assert (first.lost_steps, second.lost_steps, stage.lives.lost_steps) == (15, 0, 15)
+    assert (first.lost_steps, second.lost_steps, stage.lives.recoveries.lost_steps) == (15, 0, 15)
     assert (first.down_seconds, second.down_seconds) == (9.0, 2.0)
     assert (stage.lives.died, stage.lives.came_back) == (2, 2)
     assert stage.lives.epoch("actor/0") == 2
@@ -567,18 +571,20 @@ def test_what_a_shard_forgot_with_its_journal_is_counted_as_of_the_checkpoint(
     stage: Stage,
 ) -> None:
     """Steps that had arrived when the checkpoint was taken are in it, the others are lost."""
-    stage.lives.began("actor/0", 100)
-    stage.lives.arrived("replay/1", {"actor/0": (0, 40), "actor/1": (0, 11)})
-    stage.lives.saved()
-    stage.lives.arrived("replay/1", {"actor/0": (0, 70), "actor/1": (0, 60)})  # of one not saved
+    stage.lives.recoveries.began("actor/0", 100)
+    stage.lives.recoveries.arrived("replay/1", {"actor/0": (0, 40), "actor/1": (0, 11)})
+    stage.lives.recoveries.saved()
+    stage.lives.recoveries.arrived(
+        "replay/1", {"actor/0": (0, 70), "actor/1": (0, 60)}
+    )  # of one not saved
     stage.answers["replay/1", "recover"] = (False, 0)
     stage.die("replay/1")
     stage.tend()
     stage.counted["actor/0"]["env_steps"] = 190
     stage.steps = {("replay/0", "actor/0", 0): 20, ("replay/1", "actor/0", 0): 5}
     # The next snapshot knows only what came since; forgotten twice is added up.
-    stage.lives.arrived("replay/1", {"actor/0": (0, 5)})
-    stage.lives.saved()
+    stage.lives.recoveries.arrived("replay/1", {"actor/0": (0, 5)})
+    stage.lives.recoveries.saved()
     stage.die("replay/1")
     stage.tend()
     stage.steps["replay/1", "actor/0", 0] = 3

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from recollect.messages import Known, PartLostError, PartSilentError, Pending
 from recollect.program import Far, Part, Program
 from recollect.roles import ACTOR, LEARNER, REPLAY
-from recollect.runtime import hosting, lives, remote
+from recollect.runtime import asking, hosting, lives, readings, remote
 from recollect.runtime.hosting import Slice
 from recollect.runtime.remote import Remote
 from recollect.types import DivergedError, EnvError
@@ -30,7 +30,7 @@ from tests.runtime.faked import Threads
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(remote, "SLICE_SECONDS", 0.02)
-    monkeypatch.setattr(remote, "LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.005)
     monkeypatch.setattr(hosting, "_hear_warnings", lambda kept: None)
     with warnings.catch_warnings():
         yield
@@ -231,8 +231,8 @@ class Clocked(Scripted):
 def clocked(monkeypatch: pytest.MonkeyPatch) -> tuple[Clocked, Remote]:
     clock = SimpleNamespace(now=0.0, sleep=lambda seconds: None)
     clock.monotonic = lambda: clock.now
-    monkeypatch.setattr(remote, "time", clock)
-    monkeypatch.setattr(lives, "time", clock)
+    for module in (remote, asking, lives, readings):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(remote, "SLICE_SECONDS", 1.0)
     made = Clocked(clock)
     return made, Remote(made.program(), made, 60.0)
@@ -253,7 +253,7 @@ def test_a_turn_that_takes_long_and_answers_is_let_be(clocked: tuple[Clocked, Re
     assert made.asked.count(("actor/0", "pulse")) > remote.DEADLINE
     assert made.epochs == {"actor/0": 0}
     runtime.run(lambda _: made.epochs["actor/0"] > 0)
-    assert remote.TURN_SECONDS < made.clock.now < remote.TURN_SECONDS + 10
+    assert asking.TURN_SECONDS < made.clock.now < remote.TURN_SECONDS + 10
     (death,) = runtime.deaths()
     assert re.fullmatch(r"a turn takes 180\d s already, more than it may", death.why)
 
@@ -281,7 +281,7 @@ def test_a_turn_longer_than_any_answer_may_take_is_waited_for(
     made.answers["hold"] = Busy(1e9)
     made.kill = lambda name, pid: made.answers.pop("hold")  # type: ignore[method-assign]
     assert runtime.state_dict()["epochs"] == {"actor/0": 1}, "the next life is held"
-    assert remote.TURN_SECONDS < made.clock.now - began < remote.TURN_SECONDS + 20
+    assert asking.TURN_SECONDS < made.clock.now - began < remote.TURN_SECONDS + 20
     assert re.match(r"a turn takes 18\d\d s already", runtime.deaths()[0].why)
 
 

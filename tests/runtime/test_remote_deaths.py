@@ -13,7 +13,7 @@ import pytest
 
 from recollect.messages import PartLostError
 from recollect.run.checkpoint import digest
-from recollect.runtime import hosting, lives, pieces, remote
+from recollect.runtime import asking, hosting, lives, pieces, remote
 from recollect.runtime.inline import Inline
 from recollect.runtime.remote import Remote
 from tests.runtime import test_remote_states as real
@@ -24,7 +24,7 @@ from tests.runtime.test_remote import never, program
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(remote, "SLICE_SECONDS", 0.02)
-    monkeypatch.setattr(remote, "LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.005)
     monkeypatch.setattr(lives, "PULSE_SECONDS", 0.05)
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1500)
     monkeypatch.setattr(hosting, "_hear_warnings", lambda kept: None)

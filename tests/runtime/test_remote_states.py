@@ -18,7 +18,7 @@ from recollect.replay.far import FarReplay
 from recollect.run import checkpoint, parts
 from recollect.run.checkpoint import Checkpoints, digest
 from recollect.run.segments import file_name
-from recollect.runtime import hosting, pieces, remote
+from recollect.runtime import asking, hosting, pieces, remote
 from recollect.runtime.inline import Inline
 from recollect.runtime.remote import Remote
 from recollect.types import Buffers
@@ -51,7 +51,7 @@ CONFIG = R2D2Config(
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(remote, "SLICE_SECONDS", 0.05)
-    monkeypatch.setattr(remote, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(asking, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1500)  # two or three blocks
     monkeypatch.setattr(hosting, "_hear_warnings", lambda kept: None)
     with warnings.catch_warnings():

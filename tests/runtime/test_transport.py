@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from recollect.runtime import transport
+from recollect.runtime import answers
 
 
 @pytest.mark.parametrize(
@@ -33,4 +33,4 @@ from recollect.runtime import transport
     ],
 )
 def test_a_death_is_told_without_rays_numbers(rays: str, ours: str) -> None:
-    assert transport._why(RuntimeError(rays)) == ours
+    assert answers.why_lost(RuntimeError(rays)) == ours
