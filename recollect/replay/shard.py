@@ -61,6 +61,7 @@ class Shard:
         self._replay = replay
         self._lives: dict[tuple[str, int], _Life] = {}
         self._epochs: dict[str, int] = {}  # of the newest life of each sender
+        self._unlearned = (0, 0)  # for which life of the learner, and how many steps
         self._journal: Journal | None = None
 
     def look(self) -> Standing:
@@ -150,11 +151,16 @@ class Shard:
 
     # --- Where parts died ------------------------------------------------------------------------
 
-    def unlearned(self, steps: int) -> int:
-        """As `Limiter.unlearned`: up to `steps` learned are owed again; how many."""
-        taken = self._replay.limiter.unlearned(steps)
-        self._write("unlearned", [steps])
-        return taken
+    def unlearned(self, steps: int, epoch: int) -> int:
+        """As `Limiter.unlearned`: up to `steps` learned are owed again; how many.
+
+        Args:
+            epoch: of the learner's life that begins. For each it is done once, however often asked.
+        """
+        if epoch != self._unlearned[0]:
+            self._unlearned = epoch, self._replay.limiter.unlearned(steps)
+            self._write("unlearned", [steps, epoch])
+        return self._unlearned[1]
 
     def restart_surplus(self) -> None:
         """As `Limiter.restart_surplus`: what learning is behind is forgotten."""

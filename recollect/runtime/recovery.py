@@ -109,7 +109,7 @@ class Recoveries:
             death.undone_updates = max(0, before.get("updates", 0) - counts.get("updates", 0))
             if shards:
                 yield self._transport.ask(name, "own", "publish")
-                death.undone_steps = yield from self._owe_again(shards, counts)
+                death.undone_steps = yield from self._owe_again(shards, counts, epoch)
         elif role == "journal":
             death.replayed = yield from self._from_journal(name)
         for holder in self._holders(name):
@@ -123,16 +123,16 @@ class Recoveries:
                 yield from self._surely(learner, "own", "publish")
 
     def _owe_again(
-        self, shards: Sequence[str], counts: Mapping[str, int]
+        self, shards: Sequence[str], counts: Mapping[str, int], epoch: int
     ) -> Generator[Any, Any, int]:
-        """What was learned and went with a learner's life is not learned; how many steps."""
+        """What was learned and is not known to its life `epoch` is not learned; how many steps."""
         undone = -counts.get("learned_steps", 0)
         for shard in shards:
             standing = yield from self._surely(shard, "serve", "look")
             undone += standing.totals.learned
         left = undone = max(0, undone)
         for shard in shards:
-            left -= yield from self._surely(shard, "serve", "unlearned", left)
+            left -= yield from self._surely(shard, "serve", "unlearned", left, epoch)
         return undone - left
 
     def _from_journal(self, name: str) -> Generator[Any, Any, int]:

@@ -103,7 +103,7 @@ class Killed:
             slots, uids = state["row"][which:], state["uid"][which:] + which % 2
             self.shard.update_priorities(slots, uids, rng.random(len(slots)))
         elif what == 8:
-            self.shard.unlearned(which)
+            self.shard.unlearned(which, which % 3)
         elif what == 9:
             self.shard.restart_surplus()
         elif what == 10:

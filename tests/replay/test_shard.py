@@ -107,8 +107,10 @@ def test_what_was_learned_is_owed_again_as_far_as_it_counts() -> None:
     shard.restart_surplus()
     shard.draw(np.full(5, 0.5))
     assert shard.look().totals.learned == 16
-    assert shard.unlearned(4) == 4
-    assert shard.unlearned(100) == 6, "what was before the surplus began anew is not owed"
+    assert shard.unlearned(4, 1) == 4
+    assert shard.unlearned(4, 1) == 4
+    assert shard.look().totals.learned == 12, "asked twice for one life, done once"
+    assert shard.unlearned(100, 2) == 6, "what was before the surplus began anew is not owed"
     assert shard.look().totals.learned == 6
     with pytest.raises(ValueError, match="negative"):
-        shard.unlearned(-1)
+        shard.unlearned(-1, 3)

@@ -99,7 +99,8 @@ def test_a_learner_comes_back_from_its_copy_and_owes_what_is_undone(stage: Stage
     stage.undone = {"replay/0": 50, "replay/1": 45}
     stage.die("learner")
     stage.tend()
-    done = stage.done("learner")
+    everything = stage.done()
+    done = [each for each in everything if each[0] == "learner"]
     loaded = done.pop(3)
     assert loaded[1] == "load"
     np.testing.assert_array_equal(loaded[2]["weights"], np.arange(3))
@@ -113,6 +114,10 @@ def test_a_learner_comes_back_from_its_copy_and_owes_what_is_undone(stage: Stage
         ("learner", "BACK"),
     ]
     assert stage.undone == {"replay/0": 50 - 35, "replay/1": 45}
+    assert [each for each in everything if "unlearned" in each] == [
+        ("replay/0", "serve", "unlearned", 35, 1),  # of life 1: asked again, it is done once
+        ("replay/1", "serve", "unlearned", 0, 1),
+    ]
     assert stage.lives.deaths[0].undone_steps == 50 + 45 - 60
     assert stage.back == [("learner", {"updates": 7, "learned_steps": 60})]
     # More than the first of them can owe; and more than both can.
