@@ -74,6 +74,10 @@ class Journals:
         """
         return (self._begun.get(name, 0) + 1) * PAGES
 
+    def snapshot_of(self, state: Mapping[str, Any] | None) -> int | None:
+        """Which snapshot a state is; None, if of none of this runtime's."""
+        return self._read(state, "")[0]
+
     def begin_anew(self, state: Mapping[str, Any] | None, name: str) -> None:
         """That page was begun, and goes on from this state and no other."""
         self._anew[name] = self._read(state, name)[0], self.anew(name)

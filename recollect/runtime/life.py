@@ -11,7 +11,7 @@ from recollect.envs.failures import Recent
 from recollect.messages import DEADLINE, PartLostError, Pending
 from recollect.program import Part
 
-Steps = Generator[Pending | None, Any, None]
+Recovery = Generator[Pending | None, Any, None]
 """A recovery: it yields an answer it waits for, or None to go on later."""
 
 
@@ -90,7 +90,7 @@ class Known:
     deaths: Recent = field(default_factory=Recent)
     open: list[tuple[float, Death]] = field(default_factory=list)
     """Deaths since it lived last, and when they were noticed."""
-    steps: Steps | None = None
+    steps: Recovery | None = None
     """Its recovery."""
     waits: Pending | None = None
     silent: float = 0.0

@@ -20,7 +20,13 @@ from recollect.messages import PartLostError
 from recollect.runtime import pieces
 from recollect.runtime.hosting import BusyError
 from recollect.runtime.journals import Journals
-from recollect.runtime.life import Asked, Known, Read, Steps, Transport
+from recollect.runtime.life import Asked, Known, Read, Recovery, Transport
+
+SNAPSHOTS = 8
+"""Of so many it is known what had arrived: a checkpoint that is read is one of the newest."""
+
+Steps = dict[tuple[str, int], int]
+"""By sender and epoch."""
 
 
 class Recoveries:
@@ -50,26 +56,32 @@ class Recoveries:
         self.journals = journals
         self.lost_steps = 0
         """Taken by actors that died, as far as had been heard, and not arrived in replay."""
-        # Steps by shard, sender and its epoch: at the last snapshot; at the last that is on disk;
-        # and what a shard that came back without its journal does not know of any more.
-        self._arriving: dict[str, dict[tuple[str, int], int]] = {}
-        self._arrived: dict[str, dict[tuple[str, int], int]] = {}
-        self._forgotten: dict[tuple[str, str, int], int] = {}
+        # Steps by shard, sender and its epoch: in the snapshot that is being taken; in the last
+        # ones, by number; and what a shard that came back without its journal has and does not
+        # know of any more.
+        self._arriving: dict[str, Steps] = {}
+        self._arrived: dict[int, dict[str, Steps]] = {}
+        self._forgotten: dict[str, Steps] = {}
 
     def arrived(self, shard: str, senders: Mapping[str, tuple[int, int]]) -> None:
-        """Epoch and steps so far of all who sent to a shard, as a snapshot was taken."""
-        self._arriving[shard] = {(name, e): steps for name, (e, steps) in senders.items()}
+        """Epoch and steps so far of all who sent to a shard, as a snapshot is taken."""
+        found = dict(self._forgotten.get(shard, {}))
+        for name, (epoch, steps) in senders.items():
+            found[name, epoch] = found.get((name, epoch), 0) + steps
+        self._arriving[shard] = found
 
-    def saved(self) -> None:
-        """The last snapshot is on disk: those who come back do so from it."""
-        self._arrived = dict(self._arriving)
-        self.journals.saved()
+    def snapshot(self) -> dict[str, Any]:
+        """What the snapshot that was taken says of journals."""
+        state = self.journals.state_dict()
+        self._arrived[state["snapshot"]] = dict(self._arriving)
+        self._arrived.pop(state["snapshot"] - SNAPSHOTS, None)
+        return state
 
     def began(self, name: str, env_steps: int) -> None:
         """With how many steps of earlier lives a part's present life began."""
         self._known[name].began_with = env_steps
 
-    def steps(self, known: Known, pid: int) -> Steps:
+    def steps(self, known: Known, pid: int) -> Recovery:
         """A new life of a part, from the end of the old one to where others may ask it."""
         part, name, epoch = known.part, known.part.name, known.epoch
         held = {a: [self._known[n].part for n in names] for a, names in part.held.items()}
@@ -84,7 +96,7 @@ class Recoveries:
             arrived = known.began_with
             for shard in shards:
                 arrived += yield from self._surely(shard, "serve", "steps_from", name, epoch - 1)
-                arrived += self._forgotten.pop((shard, name, epoch - 1), 0)
+                arrived += self._forgotten.get(shard, {}).pop((name, epoch - 1), 0)
             known.began_with = arrived
             if len(known.open) == 1:  # one that died while it came back had taken none
                 death.lost_steps = max(0, counts.get("env_steps", 0) - arrived)
@@ -161,8 +173,12 @@ class Recoveries:
             # One that is dead restarts its own, or goes on from where it was.
             if other.part.role.comes_back == "journal" and not other.dead:
                 yield from self._surely(other.part.name, "serve", "restart_surplus")
-        for life, steps in self._arrived.pop(name, {}).items():
-            self._forgotten[name, *life] = self._forgotten.get((name, *life), 0) + steps
+        arrived = self._arrived.get(self.journals.snapshot_of(state) or 0, {}).get(name, {})
+        self._forgotten[name] = {  # of those who have not been asked for since they died
+            (sender, e): steps
+            for (sender, e), steps in arrived.items()
+            if e >= self._known[sender].epoch - 1
+        }
         return -1
 
     def _put(self, name: str, tree: Any) -> Generator[Any, Any, None]:

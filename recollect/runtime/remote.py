@@ -294,7 +294,7 @@ class Remote:
 
     def saved(self) -> None:
         """The last state that was taken is on disk."""
-        self._lives.recoveries.saved()
+        self._lives.recoveries.journals.saved()
 
     def _counted(self, name: str) -> Mapping[str, int]:
         """A worker's counts, as last heard."""
@@ -419,7 +419,7 @@ class Remote:
             "turn": 0,
             "random": randomness.state_dict(),
             "epochs": self._lives.epochs,
-            "journal": journals.state_dict(),
+            "journal": self._lives.recoveries.snapshot(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

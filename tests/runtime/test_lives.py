@@ -154,7 +154,7 @@ def test_an_evaluator_comes_back_from_its_copy_and_publishes_nothing(stage: Stag
 def test_a_shard_comes_back_from_the_last_checkpoint_and_its_journal(stage: Stage) -> None:
     """R2: others may ask it only when all is there, and it refuses whom it refused."""
     stage.lives.recoveries.journals.turned("replay/1", 4)
-    stage.lives.recoveries.saved()
+    stage.lives.recoveries.journals.saved()
     blocks = Buffers(np.array([3, 5]), [np.zeros(2, np.uint8)] * 2)
     stage.saved = {
         "parts": {"replay/0": {}, "replay/1": {"buffers": blocks, "n": 2}},
@@ -572,37 +572,49 @@ def test_one_that_dies_while_its_copy_is_taken_comes_back_from_the_last(stage: S
 # --- Counts ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("read", "first", "second"), [(0, 40, 11), (1, 70, 60), (2, 45, 11)])
 def test_what_a_shard_forgot_with_its_journal_is_counted_as_of_the_checkpoint(
-    stage: Stage,
+    stage: Stage, read: int, first: int, second: int
 ) -> None:
-    """Steps that had arrived when the checkpoint was taken are in it, the others are lost."""
-    stage.lives.recoveries.began("actor/0", 100)
-    stage.lives.recoveries.arrived("replay/1", {"actor/0": (0, 40), "actor/1": (0, 11)})
-    stage.lives.recoveries.saved()
-    stage.lives.recoveries.arrived(
-        "replay/1", {"actor/0": (0, 70), "actor/1": (0, 60)}
-    )  # of one not saved
+    """Steps that had arrived when the checkpoint was taken are in it, the others are lost.
+
+    Twice without its journal: back to the first snapshot, then to that again, or to the one that
+    was on its way to the disk, or to one since, when nothing was known of what came before.
+    """
+    recoveries = stage.lives.recoveries
+
+    def snapshot(senders: dict[str, tuple[int, int]]) -> dict[str, Any]:
+        recoveries.arrived("replay/1", senders)
+        return {"parts": dict.fromkeys(SHARDS), "journal": recoveries.snapshot()}
+
+    recoveries.began("actor/0", 100)
     stage.answers["replay/1", "recover"] = (False, 0)
+    states = [snapshot({"actor/0": (0, 40), "actor/1": (0, 11)})]
+    states.append(snapshot({"actor/0": (0, 70), "actor/1": (0, 60)}))
+    stage.saved = states[0]
     stage.die("replay/1")
     stage.tend()
-    stage.counted["actor/0"]["env_steps"] = 190
-    stage.steps = {("replay/0", "actor/0", 0): 20, ("replay/1", "actor/0", 0): 5}
-    # The next snapshot knows only what came since; forgotten twice is added up.
-    stage.lives.recoveries.arrived("replay/1", {"actor/0": (0, 5)})
-    stage.lives.recoveries.saved()
+    states.append(snapshot({"actor/0": (0, 5)}))
+    stage.saved = states[read]
     stage.die("replay/1")
     stage.tend()
-    stage.steps["replay/1", "actor/0", 0] = 3
+    stage.counted["actor/0"]["env_steps"] = 300
+    stage.steps = {("replay/0", "actor/0", 0): 20, ("replay/1", "actor/0", 0): 3}
     stage.die("actor/0")
     stage.tend()
-    assert stage.counted["actor/0"]["env_steps"] == 100 + 20 + 40 + 5 + 3
-    assert stage.lives.deaths[-1].lost_steps == 190 - 168
+    assert stage.counted["actor/0"]["env_steps"] == 100 + 20 + first + 3
+    assert stage.lives.deaths[-1].lost_steps == 300 - 123 - first
     stage.die("actor/0")
     stage.tend()
-    assert stage.counted["actor/0"]["env_steps"] == 168, "once"
+    assert stage.counted["actor/0"]["env_steps"] == 123 + first, "once"
+    stage.die("replay/1")  # which has nothing of that life any more for which to ask
+    stage.tend()
+    stage.die("actor/0")
+    stage.tend()
+    assert stage.counted["actor/0"]["env_steps"] == 123 + first
     stage.die("actor/1")
     stage.tend()
-    assert stage.counted["actor/1"]["env_steps"] == 11
+    assert stage.counted["actor/1"]["env_steps"] == second
 
 
 def test_epochs_go_on_from_those_that_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
