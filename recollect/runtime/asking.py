@@ -14,6 +14,8 @@ from recollect.runtime.lives import Lives
 
 LOOK_SECONDS = 0.1
 """Between two looks at what has come, when nothing comes."""
+GLANCE_SECONDS = 1.0
+"""That who can do without an answer waits for it."""
 TURN_SECONDS = 1800.0
 """That a turn may take at most."""
 
@@ -33,6 +35,7 @@ class Asking:
         self._transport, self._lives = transport, lives
         self.ready = False
         """Whether those that die come back: all were there, and what they begin with."""
+        self._late: dict[tuple[str, str], tuple[Pending, int]] = {}  # and of which life
 
     def wait_until_lives(self, name: str) -> None:
         """Wait until a part lives, or nobody waits for it any more.
@@ -40,10 +43,14 @@ class Asking:
         Raises:
             PartLostError: it will not come back.
         """
-        while (why := self._lives.why_dead(name)) and not self._lives.away(name):
-            if self._lives.gone_for_good(name):
-                raise PartLostError(f"{name}: {why}", name)
+        while self._lives.why_dead(name) and not self._lives.away(name):
+            self.check_lives(name)
             self.pause([])
+
+    def check_lives(self, name: str) -> None:
+        """PartLostError, if a part is dead and will not come back."""
+        if self._lives.gone_for_good(name):
+            raise PartLostError(f"{name}: {self._lives.why_dead(name)}", name)
 
     def ask(self, name: str, method: str, *arguments: Any) -> Any:
         """Call a method of a part, between two of its turns; of its next life, if it dies.
@@ -74,15 +81,17 @@ class Asking:
         method: str,
         *arguments: Any,
         whole: bool = True,
+        stuck: bool = True,
     ) -> dict[str, Any]:
         """Ask several at once; their answers by name. One in a turn is asked until it ends.
 
         Meanwhile others may die and come back: an answer may wait for that.
 
         Args:
-            whole: whether all must answer; else those who do not are left out.
+            whole: whether all must answer; else those who die are left out.
+            stuck: whether to wait for one that is stuck.
         Raises:
-            AgainError: one of them died, and comes back.
+            AgainError: one of them died, and comes back; or is stuck.
         """
         begin = time.monotonic()
         asked = {name: self._ask_one(name, method, *arguments) for name in names}
@@ -110,9 +119,39 @@ class Asking:
                         asked[name] = self._ask_one(name, method, *arguments)
                 except AgainError:
                     continue  # the next look finds it dead
+            if asked and not stuck and (why := self._lives.stuck()):
+                raise AgainError(why)
             if asked:
                 self.pause([answer for answer, _, _ in asked.values()])
         return found
+
+    def glance(self, names: Sequence[str], *what: Any) -> dict[str, Any]:
+        """Ask several, and do not wait for who hangs or is in a long turn; answers by name.
+
+        An answer that is late is that to the next such question, for which nobody waits any more.
+        """
+        new = set()
+        for name in names:
+            epoch = self._lives.epoch(name)
+            if self._late.get((name, str(what)), (None, -1))[1] != epoch:
+                self._late[name, str(what)] = self._transport.ask(name, *what), epoch
+                new.add(name)
+        found: dict[str, Any] = {}
+        left, end = set(names), time.monotonic() + GLANCE_SECONDS
+        while True:
+            for name in [*left]:
+                answer, epoch = self._late[name, str(what)]
+                if self._lives.epoch(name) != epoch or self._lives.why_dead(name):
+                    left.discard(name)
+                elif answer.ready():
+                    left.discard(name)
+                    del self._late[name, str(what)]
+                    with contextlib.suppress(AgainError, BusyError), self.noticing(name, epoch):
+                        found[name] = answer.result()
+                        self._lives.hear(name)
+            if not left & new or time.monotonic() >= end:
+                return found
+            self.pause([self._late[name, str(what)][0] for name in left & new])
 
     def _ask_one(self, name: str, method: str, *arguments: Any) -> tuple[Pending, int, float]:
         epoch = self._lives.epoch(name)
@@ -143,13 +182,17 @@ class Asking:
             raise
 
     @contextlib.contextmanager
-    def held(self, names: Sequence[str] | Mapping[str, Any]) -> Iterator[None]:
-        """With these workers between two turns, and all they posted arrived."""
+    def held(self, names: Sequence[str], *, stuck: bool = True) -> Iterator[None]:
+        """With these workers between two turns, and all they posted arrived; see `ask_all`."""
         try:
-            self.ask_all(names, "hold")
+            self.ask_all(names, "hold", stuck=stuck)
             yield
         finally:
-            self.ask_all(names, "release", whole=False)
+            # In order, so that one that is stuck is not held when it goes on.
+            answers = [self._transport.ask(name, "release") for name in names]
+            end = time.monotonic() + GLANCE_SECONDS
+            while (left := [x for x in answers if not x.ready()]) and time.monotonic() < end:
+                self.pause(left)
 
     def pause(self, pending: Sequence[Pending]) -> None:
         """Wait a moment for one of these answers, and look after the parts."""

@@ -50,6 +50,10 @@ class Inline:
         """Call a method of a part."""
         return getattr(self.parts[name], method)(*arguments)
 
+    def glance(self, name: str, method: str) -> Any:
+        """As `ask`: here a part always answers."""
+        return self.ask(name, method)
+
     def interrupt_with(self, interrupted: Callable[[], bool]) -> None:
         """Let turns that take long leave off where `interrupted()` says so."""
         for name, worker in self._workers:

@@ -85,6 +85,8 @@ class Known:
     """Why; empty while it lives."""
     no_room: str = ""
     """Why its next life has no place."""
+    counted: bool = True
+    """Whether it is known what the lives that ended had added to the run."""
     began_with: int = 0
     """Environment steps of its earlier lives."""
     deaths: Recent = field(default_factory=Recent)
@@ -95,6 +97,8 @@ class Known:
     waits: Pending | None = None
     silent: float = 0.0
     """For so long there is no answer to `waits`, or to `question`."""
+    calling: float = 0.0
+    """For so long it was in a call of an environment, when it answered last."""
     looked_at: float = 0.0
     """When it was last looked whether there is room."""
     question: Pending | None = None

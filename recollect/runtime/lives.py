@@ -36,6 +36,8 @@ PULSE_SECONDS = 1.0
 PATIENCE = {"here": 20.0, "elsewhere": 5.0}
 """Seconds without a pulse until a part is taken for dead. On this machine there is no link that
 could be cut, and a busy machine is not dead."""
+STUCK_SECONDS = {"silent": 4.0, "calling": 10.0}
+"""Without a pulse, or in a call of an environment, after which others do not wait for a part."""
 GAP_SECONDS = 1.0
 """Of a time in which the driver itself stood still, what counts as silence of the parts."""
 ENVIRONMENTS = ("actor", "evaluator")
@@ -99,6 +101,16 @@ class Lives:
         """Whether all parts live, but for those that nobody waits for."""
         return not any(known.dead and not self.away(name) for name, known in self._known.items())
 
+    def stuck(self) -> str:
+        """Which part hangs, or is about to be taken for dead; empty if none does."""
+        for name, known in self._known.items():
+            silent = known.silent if known.question is not None else 0.0
+            if not known.dead and (
+                silent > STUCK_SECONDS["silent"] or known.calling > STUCK_SECONDS["calling"]
+            ):
+                return f"{name} is stuck"
+        return ""
+
     def away(self, name: str) -> bool:
         """Whether a part has no room anywhere, and others go on without it."""
         known = self._known[name]
@@ -119,6 +131,10 @@ class Lives:
         """Whether a part is dead and will not come back."""
         known = self._known[name]
         return bool(known.dead) and known.steps is None
+
+    def counted(self, name: str) -> bool:
+        """Whether a part lives, or no more can be heard of that its earlier lives have done."""
+        return self._known[name].counted
 
     def epoch(self, name: str) -> int:
         """Of a part's present life."""
@@ -162,7 +178,7 @@ class Lives:
         death = Death(name, known.part.kind, epoch, pid, str(error))
         death.env_failures = int(isinstance(error, EnvError))
         known.open.append((now, death))
-        known.dead = str(error)
+        known.dead, known.counted = str(error), False
         often = known.deaths.add(now)
         if known.steps is not None:
             known.steps.close()
@@ -178,7 +194,7 @@ class Lives:
                 name,
             ) from error
         known.epoch += 1
-        known.silent, known.who, known.no_room = 0.0, {}, ""
+        known.silent, known.calling, known.who, known.no_room = 0.0, 0.0, {}, ""
         known.steps = self.recoveries.steps(known, pid)
 
     def env_failed(self, number: int, message: str) -> None:
@@ -231,7 +247,7 @@ class Lives:
             except PartLostError as error:
                 self.lost(name, error, epoch)
                 return
-            known.heard = now
+            known.heard, known.calling = now, doing[0] if doing is not None else 0.0
             if doing is not None and doing[0] > self._env_deadline:
                 hang = _hang(doing, self._env_deadline)
                 self.env_failed(1, f"{name}: {hang}")

@@ -104,6 +104,7 @@ class Recoveries:
             counts["env_steps"] = arrived
             if failed := sum(death.env_failures for _, death in known.open):
                 counts["env_failures"] = counts.get("env_failures", 0) + failed
+        known.counted = True
         while any(self._known[other].dead for other in asked):
             yield None  # it would hold a life that has nothing yet, and forgets what it is told
         self._transport.start(part, held, epoch)

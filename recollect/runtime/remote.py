@@ -30,6 +30,8 @@ from recollect.runtime.readings import Readings
 from recollect.types import Metrics
 
 SLICE_SECONDS = 1.0
+STUCK_SECONDS = 60.0
+"""For which a state waits until no part is stuck, with the others at work."""
 LATE_SECONDS = 3.0
 """Beyond a slice's end after which a part is in a turn, not waiting."""
 
@@ -85,6 +87,7 @@ class Remote:
         self._parts = {part.name: part for part in program.parts}
         self._workers = {p.name: _Worker(p) for p in program.parts if p.role.worker}
         self._readings = Readings(program.parts)
+        self._most: Mapping[str, int] | None = None  # of the turns that are given; None: of none
         self._still = 0.0  # seconds without a turn, and without a message on its way
         self._lives = Lives(
             program,
@@ -167,24 +170,29 @@ class Remote:
             Exception: what a part raised.
         """
         self._begin()
+        self._most = most or {}
         while not until(self.counts()):
-            for worker in self._workers.values():
-                if worker.pending is None and not self._lives.why_dead(worker.part.name):
-                    self._give(worker, most or {})
-            begin = time.monotonic()
-            self._hear()
-            self._still += min(time.monotonic() - begin, SLICE_SECONDS)
-            if not self._lives.whole:
-                self._still = 0.0
-            if self._still > DEADLINE:
-                for name in self._workers:
-                    if self._lives.away(name):
-                        why = self._lives.why_dead(name)
-                        raise PartLostError(f"{name}: {why}; the others wait for it", name)
-                raise RuntimeError(
-                    f"the run cannot move: none of {', '.join(self._workers)} was ready for "
-                    f"{DEADLINE:g} s; replay says {self.metrics()}"
-                )
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Give slices to those who have none, and take what has come."""
+        for worker in self._workers.values():
+            if worker.pending is None and not self._lives.why_dead(worker.part.name):
+                self._give(worker, self._most or {})
+        begin = time.monotonic()
+        self._hear()
+        self._still += min(time.monotonic() - begin, SLICE_SECONDS)
+        if not self._lives.whole:
+            self._still = 0.0
+        if self._still > DEADLINE:
+            for name in self._workers:
+                if self._lives.away(name):
+                    why = self._lives.why_dead(name)
+                    raise PartLostError(f"{name}: {why}; the others wait for it", name)
+            raise RuntimeError(
+                f"the run cannot move: none of {', '.join(self._workers)} was ready for "
+                f"{DEADLINE:g} s; replay says {self.metrics()}"
+            )
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Let what was experienced be learned from, as far as is owed, once no more comes.
@@ -192,7 +200,7 @@ class Remote:
         Returns:
             Whether anything has changed; the counts may be less afterwards, where a part died.
         """
-        died = -1
+        died, self._most = -1, None
         while died < self._lives.died and not interrupted():  # who dies meanwhile undoes some of it
             died = self._lives.died
             self._settle(interrupted)
@@ -229,7 +237,7 @@ class Remote:
                 sharing = [other for other in self._workers.values() if name in other.counts]
                 left = limit - sum(
                     other.promised.get(name, other.counts[name])
-                    if other.pending
+                    if other.pending or not self._lives.counted(other.part.name)
                     else other.counts[name]
                     for other in sharing
                 )
@@ -278,8 +286,8 @@ class Remote:
 
     @property
     def whole(self) -> bool:
-        """Whether all parts live, so that a state can be taken at once."""
-        return self._lives.whole
+        """Whether all parts live and none is stuck, so that a state can be taken at once."""
+        return self._lives.whole and not self._lives.stuck()
 
     def deaths(self) -> list[Death]:
         """Parts that died and came back, since this was last asked."""
@@ -313,10 +321,11 @@ class Remote:
         """Every part's figures as `kind/figure`, or those of some kinds; an actor's lag by name."""
         names = [name for name, part in self._parts.items() if not kinds or part.kind in kinds]
         living = [name for name in names if not self._lives.why_dead(name)]
-        # Of the dead what they last said.
-        found = self._readings.gather(
-            names, self._asking.ask_all(living, "own", "metrics", whole=False)
-        )
+        first = [name for name in living if name not in self._readings.last]
+        said = self._asking.ask_all(first, "own", "metrics", whole=False)
+        said |= self._asking.glance([x for x in living if x not in first], "own", "metrics")
+        # Of the dead, and of who does not answer, what they last said.
+        found = self._readings.gather(names, said)
         if not kinds:
             lives = self._lives
             found["faults/deaths"], found["faults/recoveries"] = lives.died, lives.came_back
@@ -360,6 +369,11 @@ class Remote:
         """
         return self._asking.ask(name, method, *arguments)
 
+    def glance(self, name: str, method: str) -> Any:
+        """As `ask`; None at once if it is dead, and soon if it hangs, or is in a long turn."""
+        living = [] if self._lives.why_dead(name) else [name]
+        return self._asking.glance(living, "own", method).get(name)
+
     def _count(self) -> None:
         living = self._present(self._workers)
         for name, counts in self._asking.ask_all(living, "own", "counts").items():
@@ -382,25 +396,37 @@ class Remote:
         Raises:
             PartLostError: a part died and will not come back.
         """
+        end = time.monotonic() + STUCK_SECONDS
         while True:
-            for name in self._parts:
-                self._asking.wait_until_lives(name)
+            stuck = time.monotonic() >= end
+            while not self._lives.whole or (self._lives.stuck() and not stuck):
+                if self._most is not None:
+                    self._go_on()  # nobody waits for the one that is stuck
+                for name in self._parts:
+                    self._asking.check_lives(name)
+                if self._most is None:
+                    self._asking.pause([])
+                stuck = time.monotonic() >= end
             with contextlib.suppress(AgainError):
-                return self._state_dict(on_disk)
+                return self._state_dict(on_disk, stuck)
 
-    def _state_dict(self, on_disk: Callable[[], pieces.OnDisk] | None) -> dict[str, Any]:
+    def _state_dict(
+        self, on_disk: Callable[[], pieces.OnDisk] | None, stuck: bool
+    ) -> dict[str, Any]:
         journals, present = self._lives.recoveries.journals, self._present(self._parts)
-        with self._asking.held(self._present(self._workers)):
+        with self._asking.held(self._present(self._workers), stuck=stuck):
             written = [
                 name
                 for name, part in self._parts.items()
                 if part.role.comes_back == "journal" and journals.folder and self._asking.ready
             ]
             epochs = self._lives.epochs
-            found = self._asking.ask_all([n for n in present if n not in written], "state")
+            others = [n for n in present if n not in written]
+            found = self._asking.ask_all(others, "state", stuck=stuck)
             for name in written:
                 needed = journals.needed(name)
-                found[name], page, senders = self._asking.wait_for(name, "journaled_state", needed)
+                found |= self._asking.ask_all([name], "journaled_state", needed, stuck=stuck)
+                found[name], page, senders = found[name]
                 journals.turned(name, page)
                 self._lives.recoveries.arrived(name, senders)
             self._count()

@@ -10,7 +10,7 @@ import platform
 import shlex
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -243,14 +243,17 @@ class Training:
         self._progress.update(row, self._runtime.parts_now() or None)
         self.last_row = row
         self._next_row = self._row_after(int(row["env_steps"]))
-        self._save_best()
+        self._save_best(self._runtime.glance)
 
-    def _save_best(self) -> None:
+    def _save_best(self, ask: Callable[[str, str], Any]) -> None:
         """Save the best parameters; until they are on disk, that is tried again with each row."""
         if not self.job.config.evaluation_period:
             return
-        self.best = found = self._runtime.ask("evaluator", "best")
-        if found is None or found[1].version == self._best_saved:
+        found = ask("evaluator", "best")
+        if found is None:
+            return
+        self.best = found
+        if found[1].version == self._best_saved:
             return
         self._policy.load(found[1].vector)
         if self.save_parameters("best", found[1].version.updates, found[0]):
@@ -352,7 +355,7 @@ class Training:
             self._tell_of_deaths()
             self._saves.wait()
             self._saves.save("last", **self._snapshot())
-        self._save_best()
+        self._save_best(self._runtime.ask)
         return not self.unsaved
 
     @property

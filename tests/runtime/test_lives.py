@@ -617,6 +617,20 @@ def test_what_a_shard_forgot_with_its_journal_is_counted_as_of_the_checkpoint(
     assert stage.counted["actor/1"]["env_steps"] == second
 
 
+def test_an_actors_steps_are_counted_when_all_shards_have_said_what_they_have(stage: Stage) -> None:
+    stage.withheld = {("replay/1", "steps_from")}
+    assert stage.lives.counted("actor/0")
+    stage.die("actor/0")
+    stage.tend()
+    assert not stage.lives.counted("actor/0")
+    stage.let("replay/1", "steps_from", 7)
+    stage.dead.add("actor/0")
+    stage.withheld = {("actor/0", "who")}
+    stage.tend()
+    assert stage.lives.counted("actor/0"), "though it is not back"
+    assert not stage.lives.whole
+
+
 def test_epochs_go_on_from_those_that_were_given(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, epochs={"actor/1": 4})
     stage.die("actor/1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import threading
@@ -350,6 +351,118 @@ def test_what_comes_late_of_a_life_that_ended_is_not_heard(
 
 
 # --- Figures --------------------------------------------------------------------------------------
+
+
+class Hanging(Scripted):
+    """Each look takes a tenth of a second, in which one slice ends; one part answers nothing."""
+
+    def __init__(self, clock: Any) -> None:
+        turn = itertools.count()
+        super().__init__({"actor/0": 1, "actor/1": 1}, lambda n: 3 if n == 4 else next(turn) % n)
+        self.clock, self.hangs = clock, ""
+
+    def ask(self, name: str, method: str, *arguments: Any) -> Pending:
+        answer = super().ask(name, method, *arguments)
+        if name != self.hangs:
+            return Known(self.counts(name)) if arguments == ("metrics",) else answer
+        self.open.pop(name, None)
+        return Late()
+
+    def start(self, part: Part, held: Any, epoch: int) -> None:
+        super().start(part, held, epoch)
+        self.hangs = ""
+
+    def wait(self, answers: Sequence[Pending], seconds: float) -> None:
+        self.clock.now += 0.1
+        super().wait(answers, seconds)
+
+
+@pytest.fixture
+def hanging(
+    clocked: tuple[Clocked, Remote], monkeypatch: pytest.MonkeyPatch
+) -> tuple[Hanging, Remote]:
+    monkeypatch.setitem(lives.PATIENCE, "elsewhere", 20.0)
+    made = Hanging(clocked[0].clock)
+    runtime = Remote(made.program(), made, 60.0)
+    runtime.metrics()
+    runtime.run(lambda counts: counts["env_steps"] >= 20)
+    made.hangs = "actor/1"
+    return made, runtime
+
+
+@pytest.mark.parametrize(
+    "look", [Remote.metrics, lambda runtime: runtime.glance("actor/1", "best")]
+)
+def test_the_others_go_on_while_one_hangs_and_is_asked(
+    hanging: tuple[Hanging, Remote], look: Callable[[Remote], object]
+) -> None:
+    """R7: rows are due meanwhile, and tell of it what was known; who is late is late once."""
+    made, runtime = hanging
+    done, begin = made.done["actor/0"], made.clock.now
+
+    def until(_: object) -> bool:
+        look(runtime)
+        return made.epochs["actor/1"] > 0
+
+    runtime.run(until)
+    seconds = made.clock.now - begin
+    assert seconds < 23
+    assert made.done["actor/0"] - done > 3 * (10 * seconds - 30), "all but a second or two"
+    assert runtime.glance("actor/1", "counts") == {"env_steps": made.done["actor/1"]}
+
+
+def test_a_state_is_not_waited_for_with_all_held_while_one_hangs(
+    hanging: tuple[Hanging, Remote],
+) -> None:
+    """R7: not longer than it takes to see that it does; it is taken once that one is back."""
+    made, runtime = hanging
+    made.asked.clear()
+    made.answers["state"] = Known({"x": 1})
+    assert runtime.whole
+    assert runtime.state_dict()["epochs"]["actor/1"] == 1
+    own = [method for name, method in made.asked if name == "actor/0" and method != "pulse"]
+    first = own.index("release")
+    assert own[:first] == ["hold"]
+    assert own[first + 1 : first + 3] == ["slice", "slice"]
+    assert own[-5:-3] == ["hold", "state"]
+
+
+def test_one_that_is_in_a_long_call_of_its_environment_holds_up_no_state(
+    hanging: tuple[Hanging, Remote],
+) -> None:
+    """R8: it may hang, until its deadline; after a minute it is waited for all the same."""
+    made, runtime = hanging
+    made.hangs, begin = "", made.clock.now
+    made.answers["pulse"] = Known((11.0, "environment 3: step 8"))
+    runtime.run(lambda _: made.clock.now > begin + 3)
+    assert not runtime.whole
+    made.asked.clear()
+    runtime.state_dict()
+    assert begin + 63 < made.clock.now < begin + 70
+    slices = [name for name, method in made.asked if method == "slice"]
+    assert slices.count("actor/0") > 100
+    made.answers["pulse"] = Known(None)
+    runtime.run(lambda _: made.clock.now > begin + 75)
+    assert runtime.whole
+
+
+def test_what_one_that_died_was_promised_is_nobodys_until_it_is_counted(
+    hanging: tuple[Hanging, Remote],
+) -> None:
+    """R1: it may have taken all of it; a limit is passed by no more than a turn of each."""
+    _, runtime = hanging
+    for worker in runtime._workers.values():
+        worker.pending = None
+    steps = runtime.counts()["env_steps"]
+    here, dead = (runtime._workers[name] for name in ("actor/0", "actor/1"))
+    runtime._give(dead, {"env_steps": steps + 100})
+    assert dead.promised["env_steps"] == dead.counts["env_steps"] + 50
+    dead.pending, runtime._lives._known["actor/1"].counted = None, False
+    runtime._give(here, {"env_steps": steps + 100})
+    assert here.promised["env_steps"] == here.counts["env_steps"] + 25
+    here.pending, runtime._lives._known["actor/1"].counted = None, True
+    runtime._give(here, {"env_steps": steps + 100})
+    assert here.promised["env_steps"] == here.counts["env_steps"] + 50
 
 
 def test_how_each_part_stands(clocked: tuple[Clocked, Remote]) -> None:
