@@ -524,3 +524,20 @@ def test_what_going_on_inline_forgets_is_told_as_it_was(
     recollect.resume(run, env_steps=30, runtime="inline")
     (line,) = [text for text in said if "forgotten" in text]
     assert line == "forgotten: place 'learner:cpus=2'; to go back to that, give it again"
+
+
+def test_parts_that_died_before_a_resume_are_counted_on(tmp_path: Path) -> None:
+    """Also where somebody has spoilt the file that tells of them."""
+    run = tmp_path / "run"
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.train("r2d2", env="recollect/Recall-v0", env_steps=10, run_dir=run)
+    told = [{"part": "actor/0", "lost_steps": 7}, {"part": "learner", "lost_steps": 0}]
+    text = [*map(json.dumps, told), "[]", '{"lost_steps": null}', "{", "\x00"]
+    (run / "faults.jsonl").write_text("\n".join(text))
+    with pytest.warns(RuntimeWarning, match="nothing will be learned"):
+        recollect.resume(run, env_steps=30)
+    assert json.loads((run / "status.json").read_text())["deaths"] == 2
+    counted = loop._faults_before(RunFolder(run))
+    assert counted == {"faults/deaths": 2, "faults/recoveries": 2, "faults/lost_steps": 7}
+    (run / "faults.jsonl").unlink()
+    assert not loop._faults_before(RunFolder(run))["faults/deaths"]

@@ -14,7 +14,6 @@ from recollect.cli.words import Option
 from recollect.run import parts
 from recollect.run.amounts import duration, number, percent, size
 from recollect.run.figures import GONE
-from recollect.run.folder import FAULTS
 from recollect.run.progress import panel
 from recollect.run.signals import Interrupted
 from recollect.run.standing import KILLED, RUNNING, Standing, look
@@ -178,8 +177,7 @@ def _saved(now: Standing) -> Facts:
         saved = f"after {now.checkpoint_env_steps:,} steps, {_ago(now.checkpoint_seconds_ago)}"
     facts.append(("checkpoint", saved))
     if now.deaths:
-        died = f"{now.deaths:,} part{'s' * (now.deaths > 1)}"
-        facts.append(("died", f"{died}; {Path(now.run) / FAULTS} tells of those replaced"))
+        facts.append(("deaths", words.deaths(now.deaths, Path(now.run))))
     if now.written_seconds_ago is not None:
         facts.append(("written", _ago(now.written_seconds_ago)))
     if now.is_stale:

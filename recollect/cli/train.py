@@ -202,6 +202,7 @@ def summary(run: training.Run, path: Path) -> str:
             f"in {run.seconds:,.1f} s",
             f"learned windows  {windows if run.updates else 'none: nothing was learned'}",
             *([failed] if run.env_failures or run.dropped_episodes else []),
+            *([f"deaths           {words.deaths(run.deaths, path)}"] if run.deaths else []),
             f"run              {path}",
             f"curve            {path / 'curve.png'}",
             "",

@@ -88,6 +88,7 @@ class Tracker:
             self._recent.clear()  # how fast acting alone was tells nothing of what is left
             self._rates = (None, None)
             self._since = None
+        self._undo(known)
         # A new mapping, put in place at once: the panel is drawn from another thread.
         self._latest = {**self._latest, **known}
         greedy = known.get(GREEDY)
@@ -111,6 +112,16 @@ class Tracker:
         # Of all of the time: while it evaluates it takes no steps, and is not slower for that.
         learns = self._learning() and now > began
         self._mean_rate = (known["env_steps"] - first) / (now - began) if learns else None
+
+    def _undo(self, row: Mapping[str, Any]) -> None:
+        """What went with a part that died is not known any more: it is done again, at a speed."""
+        steps, updates = (
+            max(0, self._latest.get(name, 0) - row.get(name, self._latest.get(name, 0)))
+            for name in ("env_steps", "updates")
+        )
+        if steps or updates:
+            self._recent = deque((t, s - steps, u - updates) for t, s, u in self._recent)
+            self._since = self._since and (self._since[0], self._since[1] - steps)
 
     def _learning(self) -> bool:
         return bool(self._latest.get("updates", 1))

@@ -44,7 +44,7 @@ class Standing:
     `unknown`, or `killed`: status.json says running, and nobody holds the lock. `message` says why
     it failed; `final_return` is that of the evaluation after the end.
     `pid`, `host` and `since` are of who works on it, `parts` as of the last status file; so many
-    `deaths` of parts there were since it was begun, or resumed.
+    `deaths` of parts there were.
     """
 
     run: str

@@ -37,7 +37,8 @@ class Run:
     `return_mean` is NaN if the environment failed in that evaluation, and `fault` says how.
     `mid_episode_share` is that of the learned windows which start in mid-episode.
     `dropped_episodes` were dropped in training for a fault. `best_mean` is of the best parameters
-    evaluated meanwhile, None if none were. `env_failures` counts faults, also those of resets.
+    evaluated meanwhile, None if none were. `env_failures` counts faults, also those of resets,
+    `deaths` the parts of the run that died, on Ray, and were replaced.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Run:
     fault: str = ""
     best_mean: float | None = None
     env_failures: int = 0
+    deaths: int = 0
 
 
 def train(
@@ -301,6 +303,7 @@ def _carry_on(
         fault,
         training.best[0] if training.best else None,
         int(row["run/env_failures"]),
+        int(row.get("faults/deaths", 0)),
     )
 
 

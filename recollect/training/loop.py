@@ -10,6 +10,7 @@ import platform
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from recollect.messages import PartLostError
 from recollect.parameters import Published
 from recollect.run import checkpoint
 from recollect.run.checkpoint import Checkpoint
-from recollect.run.folder import FAULTS, RunFolder
+from recollect.run.folder import FAULTS, RunFolder, open_regular
 from recollect.run.metrics import MetricsLog
 from recollect.run.progress import Progress
 from recollect.run.signals import Interrupted, Stop
@@ -95,6 +96,7 @@ class Training:
         self._saves = Saves(job, folder, progress, found)
         self._looked_at = time.perf_counter()
         self._ended = False
+        self._faults = _faults_before(folder) if found is not None else Counter()
         self.damaged = 0  # checkpoints passed over
         self.last_row: dict[str, float] = {}
         self._runtime.interrupt_with(self._must_stop)
@@ -228,11 +230,14 @@ class Training:
         return env_steps // period * period + period
 
     def _row(self) -> dict[str, float]:
-        counts = self._runtime.counts()
+        counts, metrics = self._runtime.counts(), self._runtime.metrics()
+        for name, before in self._faults.items():
+            if name in metrics:
+                metrics[name] += before
         return {
             **self._stands(),
             **{f"run/{name}": value for name, value in counts.items()},
-            **self._runtime.metrics(),
+            **metrics,
             **{f"checkpoint/{name}": value for name, value in self._saves.figures.items()},
             "checkpoint/damaged": self.damaged,
         }
@@ -294,7 +299,7 @@ class Training:
                 f"{death.part} (process {death.pid}): {death.why}; it was replaced after "
                 f"{death.down_seconds:.1f} s"
             )
-            told = {"env_steps": self._env_steps(), **death.as_dict()}
+            told = {"time": _now(), "env_steps": self._env_steps(), **death.as_dict()}
             self._folder.add_line(FAULTS, json.dumps(told))
 
     def _must_stop(self) -> bool:
@@ -321,7 +326,6 @@ class Training:
 
     def write_status(self, state: str) -> None:
         """Replace status.json; a full disk does not matter."""
-        now = datetime.datetime.now().astimezone()
         stands = self._stands()
         if state != "running":
             self._progress.stopped_at(stands)
@@ -333,13 +337,13 @@ class Training:
                 "total_env_steps": self.job.env_steps,
                 "checkpoint": self._saves.last,
                 "runtime": self.job.runtime,
-                "deaths": self._runtime.died,
+                "deaths": self._faults["faults/deaths"] + self._runtime.died,
                 "parts": [part.as_dict() for part in self._runtime.parts_now()],
                 "pid": os.getpid(),
                 "host": platform.node(),
                 "began": self._began,
                 # Exactly: `recollect status` reckons from it, and its clock must not go back.
-                "written": now.isoformat(timespec="milliseconds"),
+                "written": _now(),
             }
         )
 
@@ -439,6 +443,25 @@ class Training:
             raise checkpoint.CheckpointError(
                 f"{found.path}: it cannot be gone on from: {error}"
             ) from error
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+def _faults_before(folder: RunFolder) -> Counter[str]:
+    """Of the attempts before, as `faults.jsonl` tells of them; lines that are none are left out."""
+    found: Counter[str] = Counter()
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(folder.path / FAULTS, errors="replace", opener=open_regular) as lines,
+    ):
+        for line in lines:
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                found["faults/lost_steps"] += int(json.loads(line)["lost_steps"])
+                found["faults/deaths"] += 1
+    found["faults/recoveries"] = found["faults/deaths"]  # it tells of those who came back
+    return found
 
 
 def _arithmetic(job: Job) -> str:

@@ -59,7 +59,7 @@ speed        500.0 steps/s, 2.00 updates/s
 replay       40% full, 82.0 MB
 lag          3.25 updates
 checkpoint   after 80,000 steps, 0:12 ago
-died         3 parts; runs/a/faults.jsonl tells of those replaced
+deaths       3 of parts; runs/a/faults.jsonl tells of those replaced
 written      0:03 ago
 
 part                  busy    rate            queue     lag
@@ -79,7 +79,7 @@ training return          -    lag, updates       3.25
 state        running, process 77 on node-0
 updates      328
 checkpoint   after 80,000 steps, 0:12 ago
-died         3 parts; runs/a/faults.jsonl tells of those replaced
+deaths       3 of parts; runs/a/faults.jsonl tells of those replaced
 written      0:03 ago
 
 part                  busy    rate            queue     lag

@@ -217,6 +217,20 @@ def test_speeds_are_those_of_the_last_half_minute() -> None:
     assert figures.left_seconds == pytest.approx((1000 - (20 + 3 * 39)) / ((20 + 3 * 39) / 59))
 
 
+def test_what_went_with_a_part_that_died_is_done_again_at_a_speed() -> None:
+    """No speed is below 0: 2 updates a second, of which 15 are undone, and 10 steps of 100."""
+    tracker = Tracker(1000, Clock())
+    for second in range(1, 20):
+        undone = second > 10
+        steps, updates = 10 * second - 10 * undone, 2 * second - 15 * undone
+        tracker.add({"env_steps": steps, "updates": updates, "seconds": second})
+        figures = tracker.figures()
+        if second not in (1, 11):
+            assert figures.env_steps_per_second == pytest.approx(10, rel=0.1)
+            assert figures.updates_per_second == pytest.approx(2, rel=0.1)
+            assert figures.left_seconds == pytest.approx((1000 - steps) / 10, rel=0.1)
+
+
 def test_what_is_left_is_told_once_learning_has_begun() -> None:
     """Actors alone are many times as fast, and say nothing of the rest."""
     tracker = Tracker(100_000, Clock())
