@@ -125,12 +125,12 @@ def test_ray_itself_that_dies_ends_the_run_by_name(tmp_path: Path, victim: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("env", "kwargs", "episodes", "least"),
+    ("env", "kwargs", "episodes", "least", "seed"),
     [
-        ("recollect/PositionCartPole-v0", {}, 20, 450),
-        ("recollect/Recall-v0", {"delay": 30}, 400, 0.95),
+        # Seed 1 is that of the run whose parts are killed, in `test_faults_on_ray`.
+        *(("recollect/PositionCartPole-v0", {}, 20, 450, seed) for seed in (2, 3)),
+        *(("recollect/Recall-v0", {"delay": 30}, 400, 0.95, seed) for seed in (1, 2, 3)),
     ],
 )
 def test_what_is_learned_inline_is_learned_on_ray(
