@@ -518,3 +518,19 @@ def test_closing_ends_the_turns_and_closes_the_part() -> None:
     assert worker.closed
     assert host.slice(60.0).turns == 0
     host_of(Worker()).close()
+
+
+def test_a_slice_ends_when_an_environment_fails_and_tells_of_it_once() -> None:
+    """R8: what fails may soon fail worse."""
+
+    class Failing(Worker):
+        fault = ""
+
+        def step(self) -> None:
+            super().step()
+            self.fault = "slot 3: NaN" if self.turns >= 5 else ""
+
+    host = host_of(Failing())
+    found = host.slice(60.0)
+    assert (found.turns, found.fault) == (5, "slot 3: NaN")
+    assert host.slice(60.0, {"env_steps": 9}).turns == 4

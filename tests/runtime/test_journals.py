@@ -67,3 +67,8 @@ def test_pages_that_begin_anew_go_on_from_one_state_and_no_other() -> None:
     assert journals.page_of(None, "replay/0") == second > first + 1
     assert journals.page_of(base, "replay/0") not in (first, second)
     assert journals.page_of(after, "replay/0") not in (first, second)
+    third = journals.anew("replay/0")
+    journals.begin_anew(after, "replay/0")
+    assert journals.page_of(after, "replay/0") == third > second
+    assert journals.page_of(None, "replay/0") not in (first, second, third)
+    assert journals.anew("replay/0") > third

@@ -569,6 +569,32 @@ def test_one_that_dies_while_its_copy_is_taken_comes_back_from_the_last(stage: S
     assert stage.lives.died == 1
 
 
+def test_each_answer_that_a_recovery_waits_for_has_its_own_time(stage: Stage) -> None:
+    answers = {"who": {"pid": 7, "host": ""}, "begin_epoch": None, "go_on_from": None}
+    stage.withheld = {("actor/0", step) for step in answers}
+    stage.die("actor/0")
+    for step, value in answers.items():
+        stage.tend(1.0, times=int(0.9 * lives.START_SECONDS))
+        stage.let("actor/0", step, value)
+    stage.tend()
+    assert stage.lives.whole
+    assert stage.lives.died == 1
+
+
+def test_environments_that_fail_as_an_actor_is_made_anew_are_counted(stage: Stage) -> None:
+    """R8: each time, by the run and by the life that is there at last."""
+    failures = iter([EnvError("it cannot be made"), EnvError("it cannot be made")])
+    stage.answers["actor/0", "who"] = lambda: next(failures, {"pid": 7, "host": ""})
+    stage.counted["actor/0"]["env_failures"] = 1
+    stage.die("actor/0")
+    stage.tend(times=4)
+    assert stage.lives.whole
+    assert stage.counted["actor/0"]["env_failures"] == 1 + 2
+    stage.lives.env_failed(LIMIT - 2, "actor/1: NaN")
+    with pytest.raises(EnvError, match="environments failed 11 times"):
+        stage.lives.env_failed(1, "actor/1: NaN")
+
+
 # --- Counts ---------------------------------------------------------------------------------------
 
 

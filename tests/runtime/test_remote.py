@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from recollect.messages import Known, PartLostError, PartSilentError, Pending
 from recollect.program import Far, Part, Program
-from recollect.roles import ACTOR, LEARNER, REPLAY
+from recollect.roles import ACTOR, EVALUATOR, LEARNER, REPLAY
 from recollect.runtime import asking, hosting, lives, readings, remote
 from recollect.runtime.hosting import Slice
 from recollect.runtime.remote import Remote
@@ -257,6 +257,15 @@ def test_a_turn_that_takes_long_and_answers_is_let_be(clocked: tuple[Clocked, Re
     assert asking.TURN_SECONDS < made.clock.now < remote.TURN_SECONDS + 10
     (death,) = runtime.deaths()
     assert re.fullmatch(r"a turn takes 180\d s already, more than it may", death.why)
+
+
+def test_an_evaluation_may_take_as_long_as_it_takes(clocked: tuple[Clocked, Remote]) -> None:
+    made, _ = clocked
+    made.answers["own"] = Known({})
+    program = Program((Part("evaluator", EVALUATOR, list),), policy=list)
+    runtime = Remote(program, made, 60.0)
+    runtime.run(lambda _: made.clock.now > 3 * asking.TURN_SECONDS)
+    assert runtime.died == 0
 
 
 def test_a_turn_longer_than_any_answer_may_take_is_waited_for(
