@@ -104,9 +104,8 @@ class Lives:
     def stuck(self) -> str:
         """Which part hangs, or is about to be taken for dead; empty if none does."""
         for name, known in self._known.items():
-            silent = known.silent if known.question is not None else 0.0
             if not known.dead and (
-                silent > STUCK_SECONDS["silent"] or known.calling > STUCK_SECONDS["calling"]
+                known.silent > STUCK_SECONDS["silent"] or known.calling > STUCK_SECONDS["calling"]
             ):
                 return f"{name} is stuck"
         return ""

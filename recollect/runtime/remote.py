@@ -87,7 +87,7 @@ class Remote:
         self._parts = {part.name: part for part in program.parts}
         self._workers = {p.name: _Worker(p) for p in program.parts if p.role.worker}
         self._readings = Readings(program.parts)
-        self._most: Mapping[str, int] | None = None  # of the turns that are given; None: of none
+        self._most: Mapping[str, int] | None = None  # of what is given; None: nothing yet
         self._still = 0.0  # seconds without a turn, and without a message on its way
         self._lives = Lives(
             program,
@@ -200,7 +200,7 @@ class Remote:
         Returns:
             Whether anything has changed; the counts may be less afterwards, where a part died.
         """
-        died, self._most = -1, None
+        died = -1
         while died < self._lives.died and not interrupted():  # who dies meanwhile undoes some of it
             died = self._lives.died
             self._settle(interrupted)

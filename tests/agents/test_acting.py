@@ -547,6 +547,16 @@ def test_a_single_slot_is_the_most_and_the_least_exploring_one() -> None:
     assert figures["return_mean_exploring"] == figures["return_mean"]
 
 
+def test_a_new_life_of_an_actor_counts_on_from_what_earlier_ones_had_added() -> None:
+    """R1, R8: environment steps, episodes, what was dropped, and failures of environments."""
+    actor = make_actor(Tape())
+    before = {name: 100 + i for i, name in enumerate(actor.counts())}
+    actor.go_on_from(before)
+    assert actor.counts() == before
+    take_turns(actor, 3)
+    assert actor.counts() == before | {"env_steps": before["env_steps"] + 12}
+
+
 def test_episode_uids_are_ordered_by_epoch_slot_and_number() -> None:
     last_slot, last_episode = 2**SLOT_BITS - 1, 2**EPISODE_BITS - 1
     uids = [
