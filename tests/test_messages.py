@@ -327,6 +327,28 @@ def test_a_part_replaced_while_it_is_asked_gets_everything_in_order() -> None:
     assert heard == [0, 1]
 
 
+def test_a_part_replaced_just_before_it_is_asked_gets_everything_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After it was looked whether anything older is to be sent again."""
+    world, posts = World(), Posts()
+    heard, send = keeper(world, posts)
+    send(0)
+    world.lose("echo")
+    other, resend = Echo(), posts.resend
+
+    def replaced() -> None:
+        resend()
+        if world.lives["echo"] == 0:
+            world.revive("echo", other)
+
+    monkeypatch.setattr(posts, "resend", replaced)
+    send(1)
+    posts.flush()
+    assert other.heard == [1, 0, 1], "where numbers tell that the first one came too early"
+    assert heard == [0, 1]
+
+
 def test_a_flush_waits_until_a_part_is_replaced_or_its_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

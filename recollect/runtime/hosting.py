@@ -174,7 +174,6 @@ class Host:
         with self._between_turns(time.monotonic() + PAUSE_SECONDS[1]) as mine:
             if mine:  # else who has the part has sent all, or will give another slice
                 self._send()
-        warned, self._warned[:] = self._warned[:WARNINGS_KEPT], []
         self._told = self._fault
         posts = [client.posts for client in self._clients.values()]
         return Slice(
@@ -185,7 +184,7 @@ class Host:
             queue=sum(map(len, posts)),
             queue_bytes=sum(each.nbytes for each in posts),
             lost=sum(each.lost for each in posts),
-            warnings=warned,
+            warnings=self.warned(),
             fault=self._told,
         )
 
@@ -235,6 +234,11 @@ class Host:
             return None
         before = f" (after {self._fault})" if self._fault != self._told else ""
         return time.monotonic() - call[0], call[1] + before
+
+    def warned(self) -> list[str]:
+        """What was warned of since this was last asked; a worker's slices tell it themselves."""
+        warned, self._warned[:] = self._warned[:WARNINGS_KEPT], []
+        return warned
 
     def own(self, method: str, *arguments: Any) -> Any:
         """Call the part itself, between two turns."""

@@ -11,7 +11,7 @@ import contextlib
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -277,10 +277,13 @@ class Remote:
         if found.turns or found.queue:
             self._still = 0.0
         self._lives.hear(name)
-        for text in found.warnings:
-            warnings.warn(f"{name}: {text}", RuntimeWarning, stacklevel=2)
+        self._warn(name, found.warnings)
         if failed > 0:
             self._lives.env_failed(failed, f"{name}: {found.fault or 'an environment failed'}")
+
+    def _warn(self, name: str, texts: Sequence[str]) -> None:
+        for text in texts:
+            warnings.warn(f"{name}: {text}", RuntimeWarning, stacklevel=3)
 
     # --- Those that die --------------------------------------------------------------------------
 
@@ -330,6 +333,9 @@ class Remote:
             lives = self._lives
             found["faults/deaths"], found["faults/recoveries"] = lives.died, lives.came_back
             found["faults/lost_steps"] = lives.recoveries.lost_steps
+            services = [name for name in living if name not in self._workers]
+            for name, texts in self._asking.glance(services, "warned").items():
+                self._warn(name, texts)
         return found
 
     def parts_now(self) -> list[PartNow]:

@@ -298,6 +298,8 @@ class Training:
             self._progress.note(
                 f"{death.part} (process {death.pid}): {death.why}; it was replaced after "
                 f"{death.down_seconds:.1f} s"
+                + "; what it had taken since the last checkpoint is lost"
+                * (death.replayed < 0)
             )
             told = {"time": _now(), "env_steps": self._env_steps(), **death.as_dict()}
             self._folder.add_line(FAULTS, json.dumps(told))

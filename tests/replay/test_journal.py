@@ -268,6 +268,25 @@ def test_who_was_only_stopped_answers_no_more_once_its_journal_was_taken_over(
         assert_same_state(killed.store.state_dict(), state)
 
 
+def test_what_is_written_as_a_journal_is_taken_over_is_not_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R7: who goes on may have read the journal before it came."""
+    killed = Killed(tmp_path)
+    killed.take("a", 0)
+    stopped, inner, known = killed.shard, module._write, killed.shard.senders()
+
+    def late(file: int, buffers: Any) -> None:
+        monkeypatch.setattr(module, "_write", inner)
+        assert killed.revive()[0]
+        inner(file, buffers)
+
+    monkeypatch.setattr(module, "_write", late)
+    with pytest.raises(PartLostError, match="another process goes on with this journal"):
+        stopped.drop_episode(Stamp("a", 0, 2), 0)
+    assert killed.shard.senders() == known
+
+
 def test_a_disk_that_is_full_gives_up_the_journal_and_not_the_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

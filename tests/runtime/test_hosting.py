@@ -534,3 +534,14 @@ def test_a_slice_ends_when_an_environment_fails_and_tells_of_it_once() -> None:
     found = host.slice(60.0)
     assert (found.turns, found.fault) == (5, "slot 3: NaN")
     assert host.slice(60.0, {"env_steps": 9}).turns == 4
+
+
+def test_what_a_service_warns_of_is_kept_until_it_is_asked_for() -> None:
+    class Shard(Worker):
+        def take(self) -> None:
+            warnings.warn("the journal is given up", RuntimeWarning, stacklevel=1)
+
+    host = host_of(Shard(), REPLAY)
+    host.ask(("actor/0", 0), "take")
+    assert host.warned() == ["the journal is given up"]
+    assert host.warned() == []

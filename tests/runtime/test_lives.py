@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -443,6 +445,19 @@ def test_one_that_is_not_there_in_time_is_begun_once_more(stage: Stage) -> None:
         "it was killed",
         "it was not there after 180 s",
     ]
+
+
+def test_a_checkpoint_may_take_long_to_read(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is not the silence of the part that waits for it."""
+    read: Future[None] = Future()
+    pool = SimpleNamespace(submit=lambda _: read)
+    monkeypatch.setattr(stage.lives.recoveries, "_readers", pool)
+    stage.die("replay/0")
+    stage.tend(1.0, times=2 * int(lives.START_SECONDS))
+    assert stage.lives.epoch("replay/0") == 1
+    read.set_result(None)
+    stage.tend()
+    assert stage.lives.whole
 
 
 def test_a_pulse_says_that_it_is_dead(stage: Stage) -> None:

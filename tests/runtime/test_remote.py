@@ -295,6 +295,18 @@ def test_a_turn_longer_than_any_answer_may_take_is_waited_for(
     assert re.match(r"a turn takes 18\d\d s already", runtime.deaths()[0].why)
 
 
+def test_what_a_service_warns_of_is_told_with_the_rows() -> None:
+    """It has no slices that would tell it: that a shard's journal was given up."""
+    made = Scripted({"replay": 1, "actor/0": 1})
+    runtime = Remote(made.program(), made, 60.0)
+    made.answers |= {"own": Known({}), "warned": Known(["the journal is given up"])}
+    runtime.metrics("replay")
+    assert ("replay", "warned") not in made.asked
+    with pytest.warns(RuntimeWarning, match=r"^replay: the journal is given up$"):
+        runtime.metrics()
+    assert ("actor/0", "warned") not in made.asked
+
+
 def test_a_run_in_which_nobody_is_ready_says_so(clocked: tuple[Clocked, Remote]) -> None:
     """As inline; what takes turns, or has messages on their way, moves."""
     made, runtime = clocked
