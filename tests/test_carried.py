@@ -292,8 +292,9 @@ def test_the_rows_that_a_checkpoint_counts_are_on_disk(
         counted.append([synced[-1]])
         return take(self, *given)
 
-    def made(self: Training) -> dict[str, Any]:
-        what = snapshot(self)
+    def made(self: Training, take: Any) -> dict[str, Any] | None:
+        what = snapshot(self, take)
+        assert what is not None
         counted[-1].append(what["meta"]["rows"])
         return what
 

@@ -86,7 +86,7 @@ def test_a_run_over_three_hosts_learns_though_two_of_them_go(tmp_path: Path) -> 
     """
     run = tmp_path / "run"
     words = "train r2d2 --env recollect/Recall-v0 --seed 1 --runtime ray --actor-processes 2 "
-    words += f"--replay-shards 2 --env-steps 60000 --checkpoint-seconds 5 --run-dir {run}"
+    words += f"--replay-shards 2 --env-steps 100000 --checkpoint-seconds 5 --run-dir {run}"
     with three_hosts() as hosts, hosts.cluster(cpus=3) as cluster:
         head, second, third = hosts.hosts
         pins = [f"{kind}:node={head.address}" for kind in ("learner", "parameters", "evaluator")]

@@ -73,9 +73,9 @@ class Disk:
             steps = self._training._env_steps()
             return steps >= self._saved + 40 and not saves._checkpoints.busy
 
-        def snapshot(training: Training) -> dict[str, Any]:
+        def snapshot(training: Training, take: Any) -> dict[str, Any] | None:
             self._saved = training._env_steps()
-            return inner(training)
+            return inner(training, take)
 
         inner = Training._snapshot
 

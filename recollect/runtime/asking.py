@@ -43,14 +43,10 @@ class Asking:
         Raises:
             PartLostError: it will not come back.
         """
-        while self._lives.why_dead(name) and not self._lives.away(name):
-            self.check_lives(name)
+        while (why := self._lives.why_dead(name)) and not self._lives.away(name):
+            if self._lives.gone_for_good(name):
+                raise PartLostError(f"{name}: {why}", name)
             self.pause([])
-
-    def check_lives(self, name: str) -> None:
-        """PartLostError, if a part is dead and will not come back."""
-        if self._lives.gone_for_good(name):
-            raise PartLostError(f"{name}: {self._lives.why_dead(name)}", name)
 
     def ask(self, name: str, method: str, *arguments: Any) -> Any:
         """Call a method of a part, between two of its turns; of its next life, if it dies.

@@ -30,8 +30,6 @@ from recollect.runtime.readings import Readings
 from recollect.types import Metrics
 
 SLICE_SECONDS = 1.0
-STUCK_SECONDS = 60.0
-"""For which a state waits until no part is stuck, with the others at work."""
 LATE_SECONDS = 3.0
 """Beyond a slice's end after which a part is in a turn, not waiting."""
 
@@ -87,7 +85,6 @@ class Remote:
         self._parts = {part.name: part for part in program.parts}
         self._workers = {p.name: _Worker(p) for p in program.parts if p.role.worker}
         self._readings = Readings(program.parts)
-        self._most: Mapping[str, int] | None = None  # of what is given; None: nothing yet
         self._still = 0.0  # seconds without a turn, and without a message on its way
         self._lives = Lives(
             program,
@@ -170,29 +167,24 @@ class Remote:
             Exception: what a part raised.
         """
         self._begin()
-        self._most = most or {}
         while not until(self.counts()):
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """Give slices to those who have none, and take what has come."""
-        for worker in self._workers.values():
-            if worker.pending is None and not self._lives.why_dead(worker.part.name):
-                self._give(worker, self._most or {})
-        begin = time.monotonic()
-        self._hear()
-        self._still += min(time.monotonic() - begin, SLICE_SECONDS)
-        if not self._lives.whole:
-            self._still = 0.0
-        if self._still > DEADLINE:
-            for name in self._workers:
-                if self._lives.away(name):
-                    why = self._lives.why_dead(name)
-                    raise PartLostError(f"{name}: {why}; the others wait for it", name)
-            raise RuntimeError(
-                f"the run cannot move: none of {', '.join(self._workers)} was ready for "
-                f"{DEADLINE:g} s; replay says {self.metrics()}"
-            )
+            for worker in self._workers.values():
+                if worker.pending is None and not self._lives.why_dead(worker.part.name):
+                    self._give(worker, most or {})
+            begin = time.monotonic()
+            self._hear()
+            self._still += min(time.monotonic() - begin, SLICE_SECONDS)
+            if not self._lives.whole:
+                self._still = 0.0
+            if self._still > DEADLINE:
+                for name in self._workers:
+                    if self._lives.away(name):
+                        why = self._lives.why_dead(name)
+                        raise PartLostError(f"{name}: {why}; the others wait for it", name)
+                raise RuntimeError(
+                    f"the run cannot move: none of {', '.join(self._workers)} was ready for "
+                    f"{DEADLINE:g} s; replay says {self.metrics()}"
+                )
 
     def settle(self, interrupted: Callable[[], bool]) -> bool:
         """Let what was experienced be learned from, as far as is owed, once no more comes.
@@ -402,22 +394,23 @@ class Remote:
         Raises:
             PartLostError: a part died and will not come back.
         """
-        end = time.monotonic() + STUCK_SECONDS
         while True:
-            stuck = time.monotonic() >= end
-            while not self._lives.whole or (self._lives.stuck() and not stuck):
-                if self._most is not None:
-                    self._go_on()  # nobody waits for the one that is stuck
-                for name in self._parts:
-                    self._asking.check_lives(name)
-                if self._most is None:
-                    self._asking.pause([])
-                stuck = time.monotonic() >= end
+            for name in self._parts:
+                self._asking.wait_until_lives(name)
             with contextlib.suppress(AgainError):
-                return self._state_dict(on_disk, stuck)
+                return self._state_dict(on_disk)
+
+    def try_state_dict(
+        self, on_disk: Callable[[], pieces.OnDisk] | None = None
+    ) -> dict[str, Any] | None:
+        """As `state_dict`; None if a part is dead or stuck, for which the others would wait."""
+        if self.whole:
+            with contextlib.suppress(AgainError):
+                return self._state_dict(on_disk, stuck=False)
+        return None
 
     def _state_dict(
-        self, on_disk: Callable[[], pieces.OnDisk] | None, stuck: bool
+        self, on_disk: Callable[[], pieces.OnDisk] | None, stuck: bool = True
     ) -> dict[str, Any]:
         journals, present = self._lives.recoveries.journals, self._present(self._parts)
         with self._asking.held(self._present(self._workers), stuck=stuck):

@@ -145,7 +145,9 @@ class Training:
         if self._saves.look():
             self._runtime.saved()
         if self._save_due(time.perf_counter()):
-            self._saves.start(**self._snapshot())
+            taken = self._snapshot(self._runtime.try_state_dict)
+            if taken is not None:
+                self._saves.start(**taken)
 
     def final_evaluation(self, episodes: int) -> tuple[float, str]:
         """Mean return of greedy episodes with the last parameters, which a last row tells too.
@@ -289,7 +291,7 @@ class Training:
         )
 
     def _save_due(self, now: float) -> bool:
-        """Whether it is time to save; as long as a part is dead the others go on instead."""
+        """Whether it is time to save; as long as one is dead or stuck the others go on."""
         return self._saves.due(now) and self._runtime.whole
 
     def _tell_of_deaths(self) -> None:
@@ -360,7 +362,7 @@ class Training:
         if not self._ended:
             self._tell_of_deaths()
             self._saves.wait()
-            self._saves.save("last", **self._snapshot())
+            self._saves.save("last", **self._snapshot(self._runtime.state_dict) or {})
         self._save_best(self._runtime.ask)
         return not self.unsaved
 
@@ -391,12 +393,17 @@ class Training:
         except PartLostError:
             return self._runtime.ask("parameters", "latest").vector
 
-    def _snapshot(self) -> dict[str, Any]:
-        """What a checkpoint holds, as it is now; nothing in it changes later."""
+    def _snapshot(self, take: Callable[..., dict[str, Any] | None]) -> dict[str, Any] | None:
+        """What a checkpoint holds, as it is now; nothing in it changes later.
+
+        None if `take` takes no state of the runtime.
+        """
         begin = time.perf_counter()
         with contextlib.suppress(OSError):
             self._log.sync()
-        state = self._runtime.state_dict(self._saves.on_disk)
+        state = take(self._saves.on_disk)
+        if state is None:
+            return None
         self._policy.load(state["parts"]["learner"]["online"])
         taken = {
             "state": state,

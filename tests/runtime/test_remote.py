@@ -439,32 +439,33 @@ def test_a_state_is_not_waited_for_with_all_held_while_one_hangs(
     made, runtime = hanging
     made.asked.clear()
     made.answers["state"] = Known({"x": 1})
+    begin = made.clock.now
     assert runtime.whole
-    assert runtime.state_dict()["epochs"]["actor/1"] == 1
-    own = [method for name, method in made.asked if name == "actor/0" and method != "pulse"]
-    first = own.index("release")
-    assert own[:first] == ["hold"]
-    assert own[first + 1 : first + 3] == ["slice", "slice"]
-    assert own[-5:-3] == ["hold", "state"]
+    assert runtime.try_state_dict() is None
+    assert made.clock.now - begin < 7
+    assert not runtime.whole
+    made.asked.clear()
+    assert runtime.try_state_dict() is None
+    assert not made.asked
+    state = runtime.state_dict()
+    assert state["epochs"]["actor/1"] == 1
+    assert 20 < made.clock.now - begin < 23
+    assert runtime.whole
+    assert (runtime.try_state_dict() or {})["parts"] == state["parts"]
 
 
 def test_one_that_is_in_a_long_call_of_its_environment_holds_up_no_state(
     hanging: tuple[Hanging, Remote],
 ) -> None:
-    """R8: it may hang, until its deadline; after a minute it is waited for all the same."""
+    """R8: it may hang, until its deadline."""
     made, runtime = hanging
     made.hangs, begin = "", made.clock.now
-    made.answers["pulse"] = Known((11.0, "environment 3: step 8"))
-    runtime.run(lambda _: made.clock.now > begin + 3)
-    assert not runtime.whole
-    made.asked.clear()
-    runtime.state_dict()
-    assert begin + 63 < made.clock.now < begin + 70
-    slices = [name for name, method in made.asked if method == "slice"]
-    assert slices.count("actor/0") > 100
-    made.answers["pulse"] = Known(None)
-    runtime.run(lambda _: made.clock.now > begin + 75)
-    assert runtime.whole
+    for seconds, whole in ((9.0, True), (11.0, False), (2.0, True)):
+        made.answers["pulse"] = Known((seconds, "environment 3: step 8"))
+        begin = made.clock.now
+        runtime.run(lambda _, begin=begin: made.clock.now > begin + 3)  # type: ignore[misc]
+        assert runtime.whole is whole
+        assert (runtime.try_state_dict() is not None) is whole
 
 
 def test_what_one_that_died_was_promised_is_nobodys_until_it_is_counted(
