@@ -186,7 +186,7 @@ class Lives:
             advice = ""
             if known.part.kind in ENVIRONMENTS:
                 advice = ": an environment may be what ends it, give them processes of their own "
-                advice += "with env_processes"
+                advice += "with --env-processes"
             raise _TooOftenError(
                 f"{called}: {error}; that is its death number {often} within "
                 f"{WINDOW / 60:g} minutes, and {LIMIT} are borne{advice}",
@@ -367,7 +367,7 @@ class Lives:
 def _hang(doing: tuple[float, str], env_deadline: float) -> str:
     return (
         f"{doing[1]} has not returned for {doing[0]:.0f} s, env_deadline is {env_deadline:g}: mend "
-        "the environment, or give it processes of its own with env_processes, where a hang costs "
+        "the environment, or give it processes of its own with --env-processes, where a hang costs "
         "no more than episodes"
     )
 
