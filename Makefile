@@ -62,7 +62,7 @@ test: check  ## what must pass before a change goes in
 	$(TEST) -m "not slow" -n $(JOBS)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes: learning, faults, many restarts
-	$(TEST) -m slow -n $(JOBS) --timeout 1800
+	$(TEST) -m slow -n $(JOBS) --dist worksteal --timeout 1800
 
 bench: $(INSTALLED)  ## measure speed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks $(ARGS)

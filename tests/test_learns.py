@@ -101,12 +101,14 @@ def test_trap_32_a_feed_forward_core_stays_at_chance(
     assert abs(mean / rounds) <= 0.1
 
 
+@pytest.mark.longest
 def test_a_cue_that_must_be_looked_for_is_found(tmp_path: Path) -> None:
     """MiniGrid-MemoryS7: 0.48 is chance, 0.65 the cue used only where it is in view at first."""
     mean, _ = score(tmp_path, "MiniGrid-MemoryS7-v0", {}, 1, 100)
     assert mean > 0.8
 
 
+@pytest.mark.longest
 def test_something_is_learned_from_pixels(tmp_path: Path) -> None:
     """Breakout in a sixth of the run in docs/r2d2.md; a random agent gets 1.1 to 1.7."""
     kwargs = {"full_action_space": False, "max_num_frames_per_episode": 18_000}
