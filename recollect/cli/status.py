@@ -16,7 +16,7 @@ from recollect.run.amounts import duration, number, percent, size
 from recollect.run.figures import GONE
 from recollect.run.progress import panel
 from recollect.run.signals import Interrupted
-from recollect.run.standing import KILLED, RUNNING, Standing, look
+from recollect.run.standing import KILLED, RUNNING, Standing, look, told_of_deaths
 
 OPTIONS = [
     Option("--json", "", "print one JSON object, with all that is known"),
@@ -177,7 +177,7 @@ def _saved(now: Standing) -> Facts:
         saved = f"after {now.checkpoint_env_steps:,} steps, {_ago(now.checkpoint_seconds_ago)}"
     facts.append(("checkpoint", saved))
     if now.deaths:
-        facts.append(("deaths", words.deaths(now.deaths, Path(now.run))))
+        facts.append(("deaths", told_of_deaths(now.deaths, Path(now.run))))
     if now.written_seconds_ago is not None:
         facts.append(("written", _ago(now.written_seconds_ago)))
     if now.is_stale:

@@ -20,6 +20,7 @@ from recollect.envs import registry
 from recollect.messages import PartLostError
 from recollect.run.folder import default_run_dir
 from recollect.run.signals import Interrupted
+from recollect.run.standing import told_of_deaths
 from recollect.runtime import placing
 from recollect.types import (
     ActionSpec,
@@ -202,7 +203,7 @@ def summary(run: training.Run, path: Path) -> str:
             f"in {run.seconds:,.1f} s",
             f"learned windows  {windows if run.updates else 'none: nothing was learned'}",
             *([failed] if run.env_failures or run.dropped_episodes else []),
-            *([f"deaths           {words.deaths(run.deaths, path)}"] if run.deaths else []),
+            *([f"deaths           {told_of_deaths(run.deaths, path)}"] if run.deaths else []),
             f"run              {path}",
             f"curve            {path / 'curve.png'}",
             "",

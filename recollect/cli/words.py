@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from recollect.run.folder import FAULTS
 from recollect.types import ConfigError
 
 FLAGS, DEFAULTS = 27, 10
@@ -145,11 +144,6 @@ def _unknown(command: str, flag: str, options: Sequence[Option]) -> ConfigError:
     if near:
         hint = f"did you mean {' or '.join('--' + name for name in near)}?"
     return ConfigError(f"unknown option {flag}: {hint}")
-
-
-def deaths(number: int, run: Path) -> str:
-    """How often parts of a run died, and what tells of it."""
-    return f"{number:,} of parts; {run / FAULTS} tells of those replaced"
 
 
 def again(verb: str, run: str | Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from recollect.run import manifest
 from recollect.run.figures import Figures, Tracker
-from recollect.run.folder import RunFolder, open_regular, reason
+from recollect.run.folder import FAULTS, RunFolder, open_regular, reason
 from recollect.run.lock import owner
 from recollect.run.parts import PartNow, harmless, read, real
 from recollect.types import ConfigError
@@ -149,6 +149,11 @@ def look(run: str | os.PathLike[str], clock: Callable[[], float] = time.time) ->
         parts=read(told.get("parts")),
         problems=tuple(problems),
     )
+
+
+def told_of_deaths(number: int, run: Path) -> str:
+    """How often parts of a run died, and what tells of it."""
+    return f"{number:,} of parts; {run / FAULTS} tells of those replaced"
 
 
 def _state(status: dict[str, Any] | None, working: dict[str, Any] | None, ago: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from recollect.messages import DEADLINE, PartLostError, PartSilentError, Pending
@@ -35,7 +35,7 @@ class Asking:
         self._transport, self._lives = transport, lives
         self.ready = False
         """Whether those that die come back: all were there, and what they begin with."""
-        self._late: dict[tuple[str, str], tuple[Pending, int]] = {}  # and of which life
+        self._late: dict[tuple[str, ...], tuple[Pending, int]] = {}  # and of which life
 
     def wait_until_lives(self, name: str) -> None:
         """Wait until a part lives, or nobody waits for it any more.
@@ -73,7 +73,7 @@ class Asking:
 
     def ask_all(
         self,
-        names: Sequence[str] | Mapping[str, Any],
+        names: Sequence[str],
         method: str,
         *arguments: Any,
         whole: bool = True,
@@ -121,7 +121,7 @@ class Asking:
                 self.pause([answer for answer, _, _ in asked.values()])
         return found
 
-    def glance(self, names: Sequence[str], *what: Any) -> dict[str, Any]:
+    def glance(self, names: Sequence[str], *what: str) -> dict[str, Any]:
         """Ask several, and do not wait for who hangs or is in a long turn; answers by name.
 
         An answer that is late is that to the next such question, for which nobody waits any more.
@@ -129,25 +129,25 @@ class Asking:
         new = set()
         for name in names:
             epoch = self._lives.epoch(name)
-            if self._late.get((name, str(what)), (None, -1))[1] != epoch:
-                self._late[name, str(what)] = self._transport.ask(name, *what), epoch
+            if self._late.get((name, *what), (None, -1))[1] != epoch:
+                self._late[name, *what] = self._transport.ask(name, *what), epoch
                 new.add(name)
         found: dict[str, Any] = {}
         left, end = set(names), time.monotonic() + GLANCE_SECONDS
         while True:
             for name in [*left]:
-                answer, epoch = self._late[name, str(what)]
+                answer, epoch = self._late[name, *what]
                 if self._lives.epoch(name) != epoch or self._lives.why_dead(name):
                     left.discard(name)
                 elif answer.ready():
                     left.discard(name)
-                    del self._late[name, str(what)]
+                    del self._late[name, *what]
                     with contextlib.suppress(AgainError, BusyError), self.noticing(name, epoch):
                         found[name] = answer.result()
                         self._lives.hear(name)
             if not left & new or time.monotonic() >= end:
                 return found
-            self.pause([self._late[name, str(what)][0] for name in left & new])
+            self.pause([self._late[name, *what][0] for name in left & new])
 
     def _ask_one(self, name: str, method: str, *arguments: Any) -> tuple[Pending, int, float]:
         epoch = self._lives.epoch(name)

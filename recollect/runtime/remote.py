@@ -96,6 +96,7 @@ class Remote:
             saved,
             journal,
         )
+        self._recoveries = self._lives.recoveries
         self._asking = Asking(transport, self._lives)
         try:
             for part in program.parts:
@@ -132,13 +133,11 @@ class Remote:
         if self._asking.ready:
             return
         for name, part in self._parts.items():
-            if part.role.comes_back == "journal" and self._lives.recoveries.journals.folder:
-                self._asking.wait_for(
-                    name, "keep_journal", self._lives.recoveries.journals.of(name)
-                )
+            if part.role.comes_back == "journal" and self._recoveries.journals.folder:
+                self._asking.wait_for(name, "keep_journal", self._recoveries.journals.of(name))
             if part.role.comes_back == "anew" and part.held:
                 unsent = self._asking.wait_for(name, "own", "unsent_steps")
-                self._lives.recoveries.began(name, self._workers[name].counts["env_steps"] - unsent)
+                self._recoveries.began(name, self._workers[name].counts["env_steps"] - unsent)
             if part.role.comes_back == "copy":
                 self._lives.copied(name, self._asking.wait_for(name, "state"))
         self._asking.ready = True
@@ -297,7 +296,7 @@ class Remote:
 
     def saved(self) -> None:
         """The last state that was taken is on disk."""
-        self._lives.recoveries.journals.saved()
+        self._recoveries.journals.saved()
 
     def _counted(self, name: str) -> Mapping[str, int]:
         """A worker's counts, as last heard."""
@@ -310,7 +309,7 @@ class Remote:
             worker = self._workers[name]
             worker.counts, worker.pending, worker.last = counts, None, None
 
-    # --- Readings ---------------------------------------------------------------------------------
+    # --- Figures ---------------------------------------------------------------------------------
 
     def metrics(self, *kinds: str) -> Metrics:
         """Every part's figures as `kind/figure`, or those of some kinds; an actor's lag by name."""
@@ -324,7 +323,7 @@ class Remote:
         if not kinds:
             lives = self._lives
             found["faults/deaths"], found["faults/recoveries"] = lives.died, lives.came_back
-            found["faults/lost_steps"] = lives.recoveries.lost_steps
+            found["faults/lost_steps"] = self._recoveries.lost_steps
             services = [name for name in living if name not in self._workers]
             for name, texts in self._asking.glance(services, "warned").items():
                 self._warn(name, texts)
@@ -412,7 +411,7 @@ class Remote:
     def _state_dict(
         self, on_disk: Callable[[], pieces.OnDisk] | None, stuck: bool = True
     ) -> dict[str, Any]:
-        journals, present = self._lives.recoveries.journals, self._present(self._parts)
+        journals, present = self._recoveries.journals, self._present(self._parts)
         with self._asking.held(self._present(self._workers), stuck=stuck):
             written = [
                 name
@@ -424,10 +423,10 @@ class Remote:
             found = self._asking.ask_all(others, "state", stuck=stuck)
             for name in written:
                 needed = journals.needed(name)
-                found |= self._asking.ask_all([name], "journaled_state", needed, stuck=stuck)
-                found[name], page, senders = found[name]
+                answer = self._asking.ask_all([name], "journaled_state", needed, stuck=stuck)
+                found[name], page, senders = answer[name]
                 journals.turned(name, page)
-                self._lives.recoveries.arrived(name, senders)
+                self._recoveries.arrived(name, senders)
             self._count()
         known = on_disk() if on_disk else {}
         parts: dict[str, Any] = {}
@@ -444,7 +443,7 @@ class Remote:
             "turn": 0,
             "random": randomness.state_dict(),
             "epochs": self._lives.epochs,
-            "journal": self._lives.recoveries.snapshot(),
+            "journal": self._recoveries.snapshot(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -481,5 +480,5 @@ class Remote:
         for answer in asked:
             with contextlib.suppress(Exception):
                 answer.result(max(0.0, end - time.monotonic()))
-        self._lives.recoveries.close()
+        self._recoveries.close()
         self._transport.close()

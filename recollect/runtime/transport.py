@@ -14,11 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from recollect.envs import calls
-from recollect.messages import (
-    Pending,
-    Shared,
-    exchanged,
-)
+from recollect.messages import Pending, Shared, exchanged
 from recollect.program import Part
 from recollect.run import watchdog
 from recollect.runtime import ray as opening

@@ -362,7 +362,9 @@ class Training:
         if not self._ended:
             self._tell_of_deaths()
             self._saves.wait()
-            self._saves.save("last", **self._snapshot(self._runtime.state_dict) or {})
+            taken = self._snapshot(self._runtime.state_dict)
+            assert taken is not None  # it waits until there is one
+            self._saves.save("last", **taken)
         self._save_best(self._runtime.ask)
         return not self.unsaved
 
