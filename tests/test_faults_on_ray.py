@@ -145,8 +145,9 @@ def test_parts_that_are_stopped_for_long(tmp_path: Path) -> None:
             done = harness.watch(RECOVER_SECONDS, until=on)
             assert done, f"{part}\n{harness.table()}"
             print(f"{part} stopped: {share:.0%} of the speed meanwhile, {deaths[-1:]}")
-            # Without one of two shards actors soon wait, and without the learner.
-            assert share > 0.25 or kind_of(part) in ("replay", "learner")
+            # Without one of two shards actors soon wait, until it is back.
+            if kind_of(part) != "learner":
+                assert share > (0 if kind_of(part) == "replay" else 0.25)
         harness.stop()
     print(harness.table())
     harness.check()
